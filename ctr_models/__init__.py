@@ -1,0 +1,1 @@
+"""ctr_models: features (and behaviours) -> logits. A leaf library."""

@@ -1,0 +1,1 @@
+"""What a trained representation looks like: spectra, gates, codes."""

@@ -1,0 +1,192 @@
+"""Dataclass <-> JSON values, with the standard library alone.
+
+`to_plain` turns a (nested) dataclass into dicts, lists and scalars. `from_plain` is its inverse and its gatekeeper:
+unknown keys, missing keys and wrong types are `ConfigError`s that name the dotted path. A union of dataclasses is told
+apart by the key ``kind``, which holds the class name without its trailing ``Config``.
+
+>>> from dataclasses import dataclass
+>>> @dataclass(frozen=True, kw_only=True, slots=True)
+... class PointConfig:
+...     x: int
+...     y: float = 0.5
+>>> to_plain(PointConfig(x=1))
+{'x': 1, 'y': 0.5}
+>>> from_plain(PointConfig, {"x": 3})
+PointConfig(x=3, y=0.5)
+>>> from_plain(PointConfig, {"x": 3, "yy": 1})
+Traceback (most recent call last):
+    ...
+llm_rec.errors.ConfigError: yy: unknown key; did you mean 'y'?
+"""
+
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from difflib import get_close_matches
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from llm_rec.errors import ConfigError
+
+T = TypeVar("T")
+Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+
+
+def kind_of(cls: type) -> str:
+    """The tag of a dataclass inside a union: its name in snake case, without ``Config``."""
+    name = cls.__name__.removesuffix("Config")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def to_plain(value: object, *, tagged: bool = False) -> Plain:
+    """JSON value of `value`; a dataclass in a union field carries its ``kind``."""
+    if is_dataclass(value) and not isinstance(value, type):
+        plain: dict[str, Plain] = {"kind": kind_of(type(value))} if tagged else {}
+        hints = _hints(type(value))
+        for f in fields(value):
+            plain[f.name] = to_plain(getattr(value, f.name), tagged=_is_tagged(hints[f.name]))
+        return plain
+    if isinstance(value, Enum):
+        return cast(Plain, value.value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item, tagged=tagged) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item, tagged=tagged) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(f"cannot write a {type(value).__name__} as JSON")
+
+
+def from_plain(cls: type[T], plain: object, path: str = "") -> T:
+    """Build `cls` from a JSON value; every error names the dotted path of the value that caused it."""
+    return cast(T, _build(cls, plain, path))
+
+
+def _build(hint: Any, plain: object, path: str) -> object:  # type hints are values without a common type
+    origin = get_origin(hint)
+    if hint is Any:
+        return plain
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _build_dataclass(hint, plain, path)
+    if origin in (Union, types.UnionType):
+        return _build_union(get_args(hint), plain, path)
+    if origin is Literal:
+        return _one_of(get_args(hint), plain, path)
+    if origin in (tuple, list):
+        return _build_sequence(origin, get_args(hint), plain, path)
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return _build_mapping(get_args(hint), plain, path)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(_one_of(tuple(member.value for member in hint), plain, path))
+    return _build_scalar(hint, plain, path)
+
+
+def _build_dataclass(cls: type, plain: object, path: str) -> object:
+    if isinstance(plain, cls):
+        return plain
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"{path or cls.__name__}: expected settings of {cls.__name__}, got {plain!r}")
+    known = {f.name: f for f in fields(cls) if f.init}
+    hints = _hints(cls)
+    values = {}
+    for key, item in plain.items():
+        if key == "kind" and "kind" not in known:
+            continue
+        if key not in known:
+            close = get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
+            raise ConfigError(f"{_join(path, str(key))}: unknown key{hint}")
+        values[str(key)] = _build(hints[str(key)], item, _join(path, str(key)))
+    missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise ConfigError(f"{_join(path, missing[0])}: missing; {cls.__name__} needs it")
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}" if path else str(error)) from error
+
+
+def _build_union(options: tuple[Any, ...], plain: object, path: str) -> object:
+    if plain is None and type(None) in options:
+        return None
+    options = tuple(o for o in options if o is not type(None))
+    classes = {kind_of(o): o for o in options if isinstance(o, type) and is_dataclass(o)}
+    if isinstance(plain, tuple(classes.values())):
+        return plain
+    if len(classes) > 1 and isinstance(plain, Mapping):
+        kind = _one_of(tuple(classes), plain.get("kind"), _join(path, "kind"))
+        return _build(classes[str(kind)], plain, path)
+    problems = []
+    for option in options:
+        try:
+            return _build(option, plain, path)
+        except ConfigError as error:
+            problems.append(str(error))
+    raise ConfigError(problems[0] if len(problems) == 1 else f"{path}: {plain!r} fits none of {_names(options)}")
+
+
+def _build_sequence(origin: Any, args: tuple[Any, ...], plain: object, path: str) -> object:
+    if not isinstance(plain, list | tuple):
+        raise ConfigError(f"{path}: expected a list, got {plain!r}")
+    if origin is list or (len(args) == 2 and args[1] is Ellipsis):
+        return origin(_build(args[0], item, f"{path}[{i}]") for i, item in enumerate(plain))
+    if len(plain) != len(args):
+        raise ConfigError(f"{path}: expected {len(args)} values, got {len(plain)}")
+    return tuple(_build(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, plain, strict=True)))
+
+
+def _build_mapping(args: tuple[Any, ...], plain: object, path: str) -> object:
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"{path}: expected a mapping, got {plain!r}")
+    return {str(key): _build(args[1], item, _join(path, str(key))) for key, item in plain.items()}
+
+
+def _build_scalar(hint: Any, plain: object, path: str) -> object:
+    if hint is Path and isinstance(plain, str | Path):
+        return Path(plain)
+    if hint is float and isinstance(plain, int | float) and not isinstance(plain, bool):
+        return float(plain)
+    if hint is float and isinstance(plain, str):  # YAML reads 1e-3 (no dot) as text
+        try:
+            return float(plain)
+        except ValueError:
+            pass
+    if isinstance(hint, type) and isinstance(plain, hint) and (hint is bool) == isinstance(plain, bool):
+        return plain
+    raise ConfigError(f"{path}: expected {getattr(hint, '__name__', hint)}, got {plain!r}")
+
+
+def _one_of(allowed: tuple[Any, ...], plain: object, path: str) -> object:
+    if any(plain == item and isinstance(plain, bool) == isinstance(item, bool) for item in allowed):
+        return plain
+    close = get_close_matches(str(plain), [str(a) for a in allowed], n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(f"{path}: {plain!r} is not one of {', '.join(repr(a) for a in allowed)}{hint}")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _is_tagged(hint: Any) -> bool:
+    """Whether a field's type is a union of several dataclasses, directly or as list items."""
+    if get_origin(hint) in (tuple, list, dict, Mapping):
+        return any(_is_tagged(arg) for arg in get_args(hint))
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+    return sum(isinstance(o, type) and is_dataclass(o) for o in options) > 1
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _names(options: tuple[Any, ...]) -> str:
+    return ", ".join(getattr(o, "__name__", str(o)) for o in options)

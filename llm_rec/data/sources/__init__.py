@@ -1,0 +1,1 @@
+"""Adapters from public raw files to a catalog and a log."""

@@ -1,0 +1,1 @@
+"""Text encoders: the only rooms that know transformers, sentence-transformers and peft."""

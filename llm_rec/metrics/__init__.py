@@ -1,0 +1,1 @@
+"""Metrics, slices of targets, and significance."""

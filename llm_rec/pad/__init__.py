@@ -1,0 +1,1 @@
+"""PAD: pre-train, align, disentangle (arXiv 2412.04107)."""

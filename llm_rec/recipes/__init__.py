@@ -1,0 +1,1 @@
+"""Composition roots: a frozen config and a function that runs it."""

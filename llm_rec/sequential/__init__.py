@@ -1,0 +1,1 @@
+"""Sequential recommenders: item vectors, a causal backbone, a loss."""

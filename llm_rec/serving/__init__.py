@@ -1,0 +1,1 @@
+"""Trained recommenders without their training data."""

@@ -1,0 +1,1 @@
+"""Conformance suites that run over every member of a union."""

@@ -1,0 +1,1 @@
+"""One training loop over tasks, its phases and its checkpoints."""

@@ -1,0 +1,1 @@
+"""semantic_ids: dense vectors -> discrete codes -> vectors. A leaf library."""

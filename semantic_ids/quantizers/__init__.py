@@ -1,0 +1,1 @@
+"""Quantisers: one small file each."""
