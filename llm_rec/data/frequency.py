@@ -11,7 +11,7 @@ BucketMode = Literal["equal_mass", "equal_items", "log"]
 
 @dataclass(frozen=True, eq=False)
 class FrequencyBuckets:
-    """`buckets[row]` is the bucket of an item row: 1 (most frequent) to `number` (rarest, unseen items too); 0 is padding.
+    """`buckets[row]` is the bucket of an item row: 1 (most frequent) to `number` (rarest and unseen); 0 is padding.
 
     Items are sorted by train count, descending, ties by row, ascending; `boundaries` are the ranks where buckets start
     and end: bucket b holds the sorted items `boundaries[b - 1]` to `boundaries[b]`.
@@ -30,8 +30,8 @@ class FrequencyBuckets:
     ) -> "FrequencyBuckets":
         """Cut the catalog into `number` buckets by train counts (entry 0 of `train_counts` is padding).
 
-        equal_mass: a bucket closes as soon as its own interactions reach total / number (the rule that reproduces the
-        published boundaries of PAD); equal_items: as many items each; log: equal steps of log(1 + count).
+        equal_mass: a bucket closes as soon as its own interactions reach total / number (the rule that reproduces
+        the published boundaries of PAD); equal_items: as many items each; log: equal steps of log(1 + count).
 
         >>> FrequencyBuckets.fit(np.array([0, 1, 8, 1, 0, 4]), number=2).buckets.tolist()
         [0, 2, 1, 2, 2, 2]
@@ -57,7 +57,7 @@ class FrequencyBuckets:
 
 
 def _equal_mass(sorted_counts: Int64[np.ndarray, "items"], number: int) -> Int64[np.ndarray, "number_plus_one"]:
-    """Rank boundaries of slices that each close when their own mass reaches total / number; the rest is the last one."""
+    """Ranks where slices start and end, slices closing when their own mass reaches total / number; the rest is the last one."""
     mass = np.cumsum(sorted_counts)
     total = int(mass[-1]) if len(mass) else 0
     boundaries = [0]

@@ -1,7 +1,7 @@
 """Splits: what is learned from, what is tuned on, what is asked at the end.
 
 Every split here cuts each user's events at one place: the train part is a prefix of the events, and the history
-of any target is everything that user did before it. So a split is a few event indices into one shared log, never a copy.
+of any target is everything that user did before it. So a split is a few event indices into one log, never a copy.
 """
 
 from dataclasses import dataclass
