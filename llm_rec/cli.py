@@ -1,0 +1,87 @@
+"""``llm-rec VERB``: each verb is a recipe, a frozen config filled from presets, YAML files and options.
+
+The overview is printed from this table alone, without importing torch; a verb's own ``--help`` imports its recipe.
+"""
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Protocol, cast
+
+import llm_rec
+from llm_rec.errors import ConfigError, LlmRecError
+
+VERBS = {
+    "doctor": "what is installed here and what is missing",
+    "data": "read a catalog and a log, check them, write them as artefacts",
+    "encode": "encode the item texts with a language model (resumable)",
+    "index": "turn embeddings into semantic IDs, with health figures",
+    "train": "train a recommender: SASRec, GRU4Rec, Caser or PAD, over ids, text, codes or mixtures",
+    "evaluate": "rank the full catalog for a trained run, warm and cold items apart",
+    "recommend": "recommend for a user of the log, or for a raw history",
+    "report": "compare runs in one table and one self-contained page, with paired tests",
+    "demo": "all of the above on MovieLens-100k",
+    "config show": "the effective settings of a verb, each with its origin",
+}
+
+
+class Verb(Protocol):
+    """What the command line needs of a recipe."""
+
+    def main(self, argv: Sequence[str]) -> None: ...
+
+    def show(self, argv: Sequence[str]) -> None: ...
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the ``llm-rec`` command. User errors end with exit code 2 and one readable message."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(words)
+    except LlmRecError as error:
+        sys.stderr.write(f"llm-rec: {error}\n")
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        raise SystemExit(141) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("llm-rec: interrupted; run the same command again to go on\n")
+        raise SystemExit(130) from None
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+    elif words[0] in ("-V", "--version"):
+        sys.stdout.write(f"llm-rec {llm_rec.__version__}\n")
+    elif words[0] == "config":
+        _config(words[1:])
+    else:
+        _verb(words[0]).main(words[1:])
+
+
+def overview() -> str:
+    """The text of ``llm-rec --help``."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
+    head = f"llm-rec {llm_rec.__version__}: language models inside recommender systems\n\nusage: llm-rec VERB [options]\n"
+    tail = "llm-rec VERB --help lists the options of a verb; --config FILE.yaml and --preset NAME fill them.\n"
+    return "\n".join([head, *lines, "", tail])
+
+
+def _config(words: list[str]) -> None:
+    if words[:1] in (["-h"], ["--help"]) or not words:
+        sys.stdout.write("usage: llm-rec config show VERB [--preset NAME] [--config FILE] [options]\n")
+        return
+    if words[0] != "show" or len(words) < 2:
+        raise ConfigError("usage: llm-rec config show VERB [--preset NAME] [--config FILE] [options]")
+    _verb(words[1]).show(words[2:])
+
+
+def _verb(verb: str) -> Verb:
+    known = [name for name in VERBS if " " not in name]
+    if verb not in known:
+        close = get_close_matches(verb, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"verbs: {', '.join(known)}"
+        raise ConfigError(f"{verb!r} is not a verb; {hint}")
+    return cast(Verb, import_module(f"llm_rec.recipes.{verb}").RECIPE)
