@@ -47,10 +47,11 @@ def read_settings(
         origins.update(dict.fromkeys(flatten(given), str(file)))
     before = from_plain(cls, plain)
     job = tyro.cli(
-        tyro.conf.AvoidSubcommands[cls],  # type: ignore[valid-type]
+        cls,
         args=words,
         default=before,
         prog=program,
+        config=(tyro.conf.AvoidSubcommands,),
         description=f"{description}\n\nAlso: --config FILE (YAML, repeatable), --preset {{{','.join(presets)}}}.",
     )
     old, new = flatten(to_plain(before)), flatten(to_plain(job))

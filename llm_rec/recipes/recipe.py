@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from llm_rec.config import read_settings, to_yaml
+from llm_rec.config import Settings, read_settings, to_yaml
 
 Job = TypeVar("Job")
 
@@ -29,7 +29,7 @@ class Recipe(Generic[Job]):
         settings = self._settings(argv)
         sys.stdout.write(to_yaml(settings.job, settings.origins))
 
-    def _settings(self, argv: Sequence[str]):  # noqa: ANN202 - the type is read_settings' own
+    def _settings(self, argv: Sequence[str]) -> Settings[Job]:
         return read_settings(
             self.job, argv, presets=self.presets, program=f"llm-rec {self.verb}", description=self.description
         )
