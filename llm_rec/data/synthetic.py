@@ -1,8 +1,8 @@
 """Planted worlds: small logs whose answer is known, for tests and benchmarks of learning.
 
 Items belong to clusters and say so in their texts. Users walk from cluster to cluster along a planted cycle. Some
-items are held back until a user's last event. So a model that learns from ids can find the next cluster and its popular items,
-but only a model that reads texts (or vectors made from them) can rank an item that training never saw.
+items are held back until a user's last event. So a model that learns from ids can find the next cluster and its popular
+items, but only a model that reads texts (or vectors made from them) can rank an item that training never saw.
 """
 
 from dataclasses import dataclass
@@ -117,7 +117,8 @@ class _Shelves:
     def draw(self, cluster: Int64[np.ndarray, "users"], rng: np.random.Generator) -> Int64[np.ndarray, "users"]:
         point = self.low[cluster] + rng.random(len(cluster)) * (self.high - self.low)[cluster]
         slots = np.searchsorted(self.mass, point, side="right")
-        return np.take(self.rows, np.minimum(slots, len(self.rows) - 1))
+        rows: np.ndarray = self.rows[np.minimum(slots, len(self.rows) - 1)]
+        return rows
 
 
 def _plant_items(
@@ -180,4 +181,5 @@ def _times(
     times = np.sort(np.where(real, rng.random(real.shape) * 0.9, 2.0), axis=1)
     users = np.arange(len(sizes))
     times[users, sizes - 1] = 0.9 + rng.random(len(sizes)) * 0.1
-    return np.asarray(times * _PERIOD, dtype=np.int64)
+    seconds: np.ndarray = (times * _PERIOD).astype(np.int64)
+    return seconds
