@@ -111,7 +111,7 @@ class SequentialModel(nn.Module):
 
     @torch.no_grad()
     def user_vectors(self, history: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch width"]:
-        """State at the last event of each right-padded row, without dropout; zeros for an empty row (it ranks nothing)."""
+        """State at the last event of each right-padded row, without dropout; zeros for an empty row."""
         training = self.training
         self.eval()
         try:
@@ -119,8 +119,9 @@ class SequentialModel(nn.Module):
         finally:
             self.train(training)
         lengths = (history != 0).sum(dim=1)
-        last = states[torch.arange(len(history), device=history.device), (lengths - 1).clamp(min=0)]
-        return last * (lengths > 0)[:, None]
+        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[-1])
+        vectors: Tensor = states.gather(1, last).squeeze(1) * (lengths > 0)[:, None]
+        return vectors
 
     @torch.no_grad()
     def item_vectors(self) -> Float[Tensor, "items_plus_one width"]:
