@@ -1,7 +1,7 @@
 """The three kinds of item vectors that PAD's experts read (arXiv 2412.04107, phases 2 and 3).
 
-collaborative: v = e, the pre-trained id vector. aligned: v = GELU(W [e' ; p(t)] + b), a copy of the id vector fused with
-the projected text. text: v = p3(t), a projector of its own. Each expert owns its parameters ("disentangled"); only the
+collaborative: v = e, the pre-trained id vector. aligned: v = GELU(W [e' ; p(t)] + b), a copy of the id vector fused
+with the projected text. text: v = p3(t), a projector of its own. Each expert owns its parameters ("disentangled"); only the
 frozen text vectors t are shared.
 """
 
@@ -38,7 +38,7 @@ class TextProjectorConfig:
 
 
 class ItemInputs(NamedTuple):
-    """What is known of some item rows before any expert: rows, frozen text vectors, and whose id counts (None = all)."""
+    """What is known of item rows before any expert: rows, frozen text vectors, and whose id counts (None = all)."""
 
     rows: Int64[Tensor, "rows"]
     texts: Float[Tensor, "rows width"] | None
