@@ -1,8 +1,9 @@
 """What the trainer needs to know of a model: a task gives a loss, a batch source gives batches. Nothing more."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Batch = TypeVar("Batch")
@@ -11,10 +12,24 @@ Batch_contra = TypeVar("Batch_contra", contravariant=True)
 
 
 class StepLoss(NamedTuple):
-    """The scalar to minimise and its named parts (detached scalars, logged as means over the epoch)."""
+    """The scalar to minimise and its named parts (scalars of the same names in every step, logged as epoch means).
+
+    `weight` is the number of examples `total` is a mean over, a host number known from shapes alone. Where several
+    batches meet in one update (gradient accumulation, several processes) the update minimises
+    ``sum(weight * total) / sum(weight)``, so means over different numbers of targets add up to the mean over all of
+    them. The default of 1 gives every batch the same say. A part that is not a mean over examples (an MMD between two
+    samples) is averaged with the same weights, which is not its value on the union of the batches.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
+    weight: float = 1.0
+
+
+class Movable(Protocol):
+    """A batch: something that can be put on a device."""
+
+    def to(self, device: torch.device) -> Self: ...
 
 
 class Task(Protocol[Batch_contra]):
@@ -36,5 +51,5 @@ class BatchSource(Protocol[Batch_co]):
         ...
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch_co]:
-        """Batches `first_step`, `first_step + 1`, ... of `epoch`, on the CPU."""
+        """Batches `first_step`, `first_step + 1`, ... of `epoch` (counted from 1), on the CPU."""
         ...
