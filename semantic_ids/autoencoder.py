@@ -20,9 +20,10 @@ Standardise = Literal["none", "global", "per_dim"]
 class AutoencoderConfig:
     """Widths of the encoder (the decoder mirrors them) and the scale of the input.
 
-    `standardise`: "global" subtracts the mean and divides by one number, which keeps distances and therefore neighbours;
-    "per_dim" divides every dimension by its own deviation, but never by less than `variance_floor` of the typical one
-    (MiniLM has dimensions without variance, which would otherwise become pure noise); "none" leaves the input alone.
+    `standardise`: "global" subtracts the mean and divides by one number, which keeps distances and therefore
+    neighbours; "per_dim" divides every dimension by its own deviation, but never by less than `variance_floor` of the
+    typical one (MiniLM has dimensions without variance, which would otherwise become pure noise); "none" leaves the
+    input alone.
     """
 
     hidden_dims: tuple[int, ...] = (256,)

@@ -13,13 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-Plain: TypeAlias = "None | bool | int | float | str | list[Plain] | dict[str, Plain]"
+Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
 FORMAT_VERSION = 1
 _HEADER = "semantic_ids"
 
 
-def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor | np.ndarray], header: Mapping[str, Plain]) -> None:
+def write_tensors(
+    path: Path, kind: str, tensors: Mapping[str, Tensor | np.ndarray], header: Mapping[str, Plain]
+) -> None:
     """Write `tensors` and `header` to the file `path`: temporary name, flush, rename.
 
     Equal contents give equal bytes, so a file's hash names what is in it.

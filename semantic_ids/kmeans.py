@@ -42,8 +42,8 @@ def kmeans(
     """Lloyd's algorithm on `rows`; deterministic given the generator (a CPU one, whatever the device of the rows).
 
     An empty cluster is moved to the row that lies farthest from its own centroid, so there are no dead and, on distinct
-    rows, no duplicate centroids. `balanced` caps every cluster at ceil(rows / codes) rows (see `capped_assignment`; needs
-    rows x codes floats).
+    rows, no duplicate centroids. `balanced` caps every cluster at ceil(rows / codes) rows (see `capped_assignment`;
+    needs rows x codes floats).
 
     Refuses fewer rows than codes with a `ValueError`; warns with `FewRowsWarning` below ten rows a code.
     When there are fewer *distinct* rows than codes, the codes left over repeat the last centroid and stay unused.
@@ -76,7 +76,7 @@ def check_rows(rows: int, num_codes: int) -> None:
         raise ValueError(f"{rows} rows cannot fill {num_codes} codes; lower codebook_size to at most {rows}")
     if rows < ROWS_PER_CODE * num_codes:
         warnings.warn(
-            f"{rows} rows for {num_codes} codes is fewer than {ROWS_PER_CODE} rows a code; codes will follow single rows, "
+            f"{rows} rows for {num_codes} codes is fewer than {ROWS_PER_CODE} rows a code; codes will fit single rows, "
             f"consider codebook_size {max(1, rows // ROWS_PER_CODE)} or less",
             FewRowsWarning,
             stacklevel=2,
@@ -95,13 +95,14 @@ def nearest(
     rows: Float[Tensor, "rows dim"], centroids: Float[Tensor, "codes dim"], chunk: int = 16_384
 ) -> Int64[Tensor, " rows"]:
     """Index of the nearest centroid of each row; the lowest index wins a tie."""
-    return torch.cat([squared_distances(piece, centroids).argmin(1) for piece in rows.split(chunk)])
+    return torch.cat([squared_distances(piece, centroids).argmin(1) for piece in torch.split(rows, chunk)])
 
 
 def seed_centroids(
     rows: Float[Tensor, "rows dim"], num_codes: int, *, generator: torch.Generator, init: Init = "k-means++"
 ) -> Float[Tensor, "codes dim"]:
-    """k-means++ (Arthur and Vassilvitskii, 2007): each next centroid with probability proportional to its squared distance.
+    """k-means++ (Arthur and Vassilvitskii, 2007): each next centroid with probability proportional to its squared
+    distance.
 
     `random` takes distinct row numbers; duplicates among them are left to the repair of empty clusters.
     """
@@ -122,8 +123,8 @@ def capped_assignment(costs: Float[Tensor, "rows codes"], capacity: int) -> Int6
     """Assign every row to a code so that no code gets more than `capacity` rows.
 
     In rounds: each row that is still free proposes to its cheapest code with room, and each code accepts the cheapest
-    proposals that fit. At most one round a code; every round fills a code or ends. Greedy, so the total cost is near the
-    optimum but not at it (an exact assignment would be cubic).
+    proposals that fit. At most one round a code; every round fills a code or ends. Greedy, so the total cost is near
+    the optimum but not at it (an exact assignment would be cubic).
 
     >>> capped_assignment(torch.tensor([[0.0, 5.0], [1.0, 5.0], [2.0, 9.0], [3.0, 4.0]]), 2).tolist()
     [0, 0, 1, 1]
@@ -154,7 +155,7 @@ def group_means(
     """Mean of the rows of each code; `previous` where a code has no rows."""
     sums = torch.zeros_like(previous)
     if rows.is_cuda:  # index_add_ on CUDA adds in any order; a product with the one-hot codes does not
-        for piece, code in zip(rows.split(4096), codes.split(4096), strict=True):
+        for piece, code in zip(torch.split(rows, 4096), torch.split(codes, 4096), strict=True):
             sums += torch.nn.functional.one_hot(code, len(previous)).to(rows.dtype).T @ piece
     else:
         sums.index_add_(0, codes, rows)
@@ -167,7 +168,7 @@ def _assign(rows: Tensor, centroids: Tensor, balanced: bool, chunk: int) -> tupl
         costs = squared_distances(rows, centroids)
         codes = capped_assignment(costs, -(-len(rows) // len(centroids)))
         return codes, costs.gather(1, codes.unsqueeze(1)).squeeze(1)
-    pairs = [squared_distances(piece, centroids).min(1) for piece in rows.split(chunk)]
+    pairs = [squared_distances(piece, centroids).min(1) for piece in torch.split(rows, chunk)]
     return torch.cat([pair.indices for pair in pairs]), torch.cat([pair.values for pair in pairs])
 
 

@@ -1,9 +1,9 @@
 """Loss terms of quantised autoencoders, as pure functions of tensors.
 
-Every term is a mean over the batch of a sum, or a mean, over dimensions. The choice matters: with width W of the input and
-L of the latent, the "mean" form of the whole loss is 1/W of the "sum" form with beta (and the codebook term) multiplied by
-W / L. So beta = .25 under "mean" acts like .25 W / L under "sum"; 3.0 for W = 384, L = 32. Mixing the two (a mean
-reconstruction beside summed code terms) is what made public implementations collapse to one code.
+Every term is a mean over the batch of a sum, or a mean, over dimensions. The choice matters: with width W of the
+input and L of the latent, the "mean" form of the whole loss is 1/W of the "sum" form with beta (and the codebook
+term) multiplied by W / L. So beta = .25 under "mean" acts like .25 W / L under "sum"; 3.0 for W = 384, L = 32. Mixing
+the two (a mean reconstruction beside summed code terms) is what made public implementations collapse to one code.
 """
 
 from typing import Literal
@@ -44,11 +44,12 @@ def commitment_loss(
 def error_correlation(
     inputs: Float[Tensor, "batch books dim"], codewords: Float[Tensor, "batch books dim"], reduction: Reduction = "sum"
 ) -> Float[Tensor, ""]:
-    """Mean over pairs of books of e_n . e_m with e_n = q_n - sg(z_n): negative correlation learning (Liu and Yao, 1999).
+    """Mean over pairs of books of e_n . e_m with e_n = q_n - sg(z_n): negative correlation learning (Liu and Yao,
+    1999).
 
-    The error of the averaged codeword is (sum of |e_n|^2 + sum over pairs of e_n . e_m) / N^2, so books with uncorrelated
-    or opposite errors make the average better than its members. Our choice; Mixture-of-Codes does not describe one.
-    Zero for a single book. Only codewords receive a gradient.
+    The error of the averaged codeword is (sum of |e_n|^2 + sum over pairs of e_n . e_m) / N^2, so books with
+    uncorrelated or opposite errors make the average better than its members. Our choice; Mixture-of-Codes does not
+    describe one. Zero for a single book. Only codewords receive a gradient.
     """
     errors = codewords - inputs.detach()
     books = errors.shape[1]

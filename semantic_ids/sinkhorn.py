@@ -45,11 +45,16 @@ def grouped_sinkhorn(
     return torch.softmax(scaled, 1).to(costs.dtype)
 
 
-def centred_costs(costs: Float[Tensor, "rows codes"]) -> Float[Tensor, "rows codes"]:
-    """Costs moved and scaled into [-1, 1], as LC-Rec does before Sinkhorn."""
-    low, high = costs.amin(), costs.amax()
+def centred_costs(
+    costs: Float[Tensor, "rows codes"], groups: Int64[Tensor, " rows"], num_groups: int
+) -> Float[Tensor, "rows codes"]:
+    """Costs of each group moved and scaled into [-1, 1], as LC-Rec does before Sinkhorn."""
+    low = torch.full((num_groups,), math.inf, dtype=costs.dtype, device=costs.device)
+    low = low.scatter_reduce(0, groups, costs.amin(1), "amin")
+    high = torch.full((num_groups,), -math.inf, dtype=costs.dtype, device=costs.device)
+    high = high.scatter_reduce(0, groups, costs.amax(1), "amax")
     middle = (low + high) / 2
-    return (costs - middle) / (high - middle + 1e-5)
+    return (costs - middle[groups].unsqueeze(1)) / (high - middle + 1e-5)[groups].unsqueeze(1)
 
 
 def _segment_logsumexp(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:

@@ -36,7 +36,8 @@ class FitCheckpoint:
         if other or not isinstance(notes, dict):
             name = other[0] if other else "notes"
             raise ValueError(
-                f"{self.path} belongs to a fit with another {name} ({header.get(name)}, now {self.identity.get(name)}); "
+                f"{self.path} belongs to a fit with another {name} ({header.get(name)}, now "
+                f"{self.identity.get(name)}); "
                 "remove the file or name another checkpoint"
             )
         return tensors, notes

@@ -1,7 +1,7 @@
 """Codebooks on a latent vector: residual levels (RQ-VAE) and parallel books (Mixture-of-Codes), as modules.
 
-Both hold one parameter `tables` (books codes dim) and know what each book is given to quantise; initialisation from data
-and re-seeding of dead codes are explicit methods, never hidden in a forward pass.
+Both hold one parameter `tables` (books codes dim) and know what each book is given to quantise; initialisation from
+data and re-seeding of dead codes are explicit methods, never hidden in a forward pass.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,9 @@ Aggregate = Literal["mean", "sum", "concat"]
 
 
 class Quantized(NamedTuple):
-    """`vectors` go to the decoder (straight-through), `inputs` are what each book quantised, `codewords` what it chose."""
+    """`vectors` go to the decoder (straight-through), `inputs` are what each book quantised, `codewords` what it
+    chose.
+    """
 
     vectors: Float[Tensor, "batch width"]
     codes: Int64[Tensor, "batch books"]
@@ -43,6 +45,10 @@ class Codebooks(Protocol):
 
     def decode(self, codes: Int64[Tensor, "batch books"]) -> Float[Tensor, "batch width"]: ...
 
+    def last_costs(
+        self, latent: Float[Tensor, "batch dim"], codes: Int64[Tensor, "batch books"]
+    ) -> Float[Tensor, "batch codes"]: ...
+
     def initialise(self, latent: Float[Tensor, "rows dim"], seed: int) -> None: ...
 
 
@@ -50,8 +56,8 @@ class ResidualCodebooks(nn.Module):
     """Each level quantises what the levels before it left over; the decoder gets the sum of the codewords.
 
     r_1 = z, c_l = argmin_k |r_l - C_l[k]|^2, r_(l+1) = r_l - sg(C_l[c_l]). The codeword is detached in the residual, so
-    the terms of a level never reach the codebooks of the levels before. `beam` > 1 keeps that many best prefixes per row
-    while encoding (not in training): less error from the same codebooks, at `beam` times the cost.
+    the terms of a level never reach the codebooks of the levels before. `beam` > 1 keeps that many best prefixes per
+    row while encoding (not in training): less error from the same codebooks, at `beam` times the cost.
     """
 
     def __init__(self, dim: int, num_codebooks: int, codebook_size: int, *, beam: int = 1) -> None:
@@ -82,6 +88,12 @@ class ResidualCodebooks(nn.Module):
     def decode(self, codes: Int64[Tensor, "batch books"]) -> Float[Tensor, "batch width"]:
         return gather_codewords(self.tables, codes).sum(1)
 
+    def last_costs(
+        self, latent: Float[Tensor, "batch dim"], codes: Int64[Tensor, "batch books"]
+    ) -> Float[Tensor, "batch codes"]:
+        before = gather_codewords(self.tables[:-1], codes[:, :-1]).sum(1)
+        return squared_distances(latent - before, self.tables[-1])
+
     @torch.no_grad()
     def initialise(self, latent: Float[Tensor, "rows dim"], seed: int) -> None:
         """k-means of the residuals, level by level."""
@@ -93,12 +105,13 @@ class ResidualCodebooks(nn.Module):
 
 
 class ParallelCodebooks(nn.Module):
-    """N books that all quantise the same latent vector: c_n = argmin_k |z - C_n[k]|^2 (Mixture-of-Codes, arXiv 2410.09560).
+    """N books that all quantise the same latent vector: c_n = argmin_k |z - C_n[k]|^2 (Mixture-of-Codes, arXiv
+    2410.09560).
 
-    The decoder gets the mean of the codewords (paper), their sum, or their concatenation. Distances of all books are one
-    matrix product. Each book is seeded differently: with equal seeds all books would be the same book.
-    `projection="linear"` gives book n its own trained map P_n z (our choice; the paper describes none). A square orthogonal
-    map would change nothing, since distances do not see it.
+    The decoder gets the mean of the codewords (paper), their sum, or their concatenation. Distances of all books are
+    one matrix product. Each book is seeded differently: with equal seeds all books would be the same book.
+    `projection="linear"` gives book n its own trained map P_n z (our choice; the paper describes none). A square
+    orthogonal map would change nothing, since distances do not see it.
     """
 
     def __init__(
@@ -134,6 +147,11 @@ class ParallelCodebooks(nn.Module):
 
     def decode(self, codes: Int64[Tensor, "batch books"]) -> Float[Tensor, "batch width"]:
         return self._join(gather_codewords(self.tables, codes))
+
+    def last_costs(
+        self, latent: Float[Tensor, "batch dim"], codes: Int64[Tensor, "batch books"]
+    ) -> Float[Tensor, "batch codes"]:
+        return squared_distances(self._inputs(latent)[:, -1], self.tables[-1])
 
     @torch.no_grad()
     def initialise(self, latent: Float[Tensor, "rows dim"], seed: int) -> None:

@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -25,9 +24,9 @@ class FitConfig:
     """Length and pace of a fit. `steps` counts optimiser steps, whatever the catalog size, warm-up included.
 
     The codebooks start, after `warmup_steps` of plain autoencoding, as k-means of `init_sample` encoded rows. Every
-    `reseed_every` steps a code that was chosen fewer than `dead_fraction` times its fair share (rows seen / codes, so the
-    threshold follows batch and codebook size) moves to a random vector of the batch; not in the last fifth of the steps,
-    which let the codes settle. The learning rate rises over `ramp_steps` and falls to zero along a cosine.
+    `reseed_every` steps a code that was chosen fewer than `dead_fraction` times its fair share (rows seen / codes, so
+    the threshold follows batch and codebook size) moves to a random vector of the batch; not in the last fifth of the
+    steps, which let the codes settle. The learning rate rises over `ramp_steps` and falls to zero along a cosine.
     """
 
     steps: int = 2000
@@ -64,8 +63,8 @@ class AutoencoderFit:
         self.tables = model.bottleneck.tables
         self.device = self.tables.device
         decayed = [p for p in model.parameters() if p is not self.tables]
-        groups = [{"params": decayed}, {"params": [self.tables], "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimiser = torch.optim.AdamW(decayed, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimiser.add_param_group({"params": [self.tables], "weight_decay": 0.0})
         self.counts = torch.zeros(self.tables.shape[:2], device=self.device)
         self.sums = torch.zeros(4, device=self.device)
         self.history: list[dict[str, float]] = []
@@ -97,12 +96,12 @@ class AutoencoderFit:
         self.optimiser.zero_grad(set_to_none=True)
         if step < self.config.warmup_steps:
             reconstruction = self.model.warm_up_loss(rows, self.weights)
-            reconstruction.backward()
+            torch.autograd.backward(reconstruction)
             self.sums += torch.stack([reconstruction.detach()] * 2 + [torch.zeros_like(reconstruction.detach())] * 2)
             self.optimiser.step()
             return
         parts, quantized = self.model(rows, self.weights)
-        parts.total.backward()
+        torch.autograd.backward(parts.total)
         self.optimiser.step()
         self.sums += torch.stack([parts.total, parts.reconstruction, parts.codebook, parts.commitment]).detach()
         self._count(quantized.codes)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from semantic_ids.quantizers.protocol import FitLog, Progress
@@ -24,8 +24,9 @@ from semantic_ids.vectors import Vectors, check_vectors, chunks
 class RandomConfig:
     """Each book is an independent hash of the vector's bits: equal vectors agree, close ones do not.
 
-    Whatever a model gains from these codes is capacity, not semantics. They need no fit beyond the seed, do not depend on
-    row order or batch, and new items never change old codes. `decode` gives the catalog mean: the codes know nothing more.
+    Whatever a model gains from these codes is capacity, not semantics. They need no fit beyond the seed, do not
+    depend on row order or batch, and new items never change old codes. `decode` gives the catalog mean: the codes
+    know nothing more.
     """
 
     num_codebooks: int = 3
@@ -79,6 +80,11 @@ class RandomHash:
         check_codes(codes, self.codebook_sizes)
         return np.tile(mean.numpy(), (len(codes), 1))
 
+    def last_costs(
+        self, vectors: Vectors, codes: Int64[np.ndarray, "items books"]
+    ) -> Float[Tensor, "items last_codes"]:
+        raise ValueError("random codes have no distances to choose by; tell colliding items apart with an extra digit")
+
     def save(self, path: Path) -> None:
         save_quantizer(path, self.config, self.input_dim, require_fitted(self._state, self.config))
 
@@ -91,4 +97,5 @@ def _splitmix(values: np.ndarray) -> np.ndarray:
     """Finaliser of splitmix64 (Steele, Lea and Flood, 2014): every input bit reaches every output bit."""
     mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    finished: np.ndarray = mixed ^ (mixed >> np.uint64(31))
+    return finished

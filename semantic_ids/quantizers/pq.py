@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from semantic_ids.kmeans import Init, kmeans, nearest
+from semantic_ids.kmeans import Init, kmeans, nearest, squared_distances
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
 from semantic_ids.quantizers.codebooks import gather_codewords
 from semantic_ids.quantizers.protocol import FitLog, Progress
@@ -24,7 +24,7 @@ from semantic_ids.quantizers.saving import (
     require_fitted,
     save_quantizer,
 )
-from semantic_ids.vectors import Vectors, check_vectors, sample, seeded
+from semantic_ids.vectors import Vectors, check_vectors, sample, seeded, take
 
 _SAMPLE = 301
 
@@ -33,8 +33,8 @@ _SAMPLE = 301
 class PQConfig:
     """Product quantisation (Jegou et al., 2011): `num_codebooks` blocks of near equal width, one codebook each.
 
-    Books are unordered and, unlike those of Mixture-of-Codes, see different parts of the vector. `rotate` applies a random
-    rotation first, which spreads the variance over the blocks (it is not OPQ, which learns the rotation).
+    Books are unordered and, unlike those of Mixture-of-Codes, see different parts of the vector. `rotate` applies a
+    random rotation first, which spreads the variance over the blocks (it is not OPQ, which learns the rotation).
     """
 
     num_codebooks: int = 4
@@ -123,6 +123,15 @@ class ProductQuantizer:
 
         return decode_in_chunks(codes, piece, self._device)
 
+    def last_costs(
+        self, vectors: Vectors, codes: Int64[np.ndarray, "items books"]
+    ) -> Float[Tensor, "items last_codes"]:
+        check_vectors(vectors, self.input_dim)
+        check_codes(codes, self.codebook_sizes)
+        state = require_fitted(self._state, self.config)
+        rows = take(vectors, torch.arange(len(vectors)), self._device) @ state["rotation"]
+        return squared_distances(self._blocks(rows)[:, -1], state["tables"][-1])
+
     def save(self, path: Path) -> None:
         save_quantizer(path, self.config, self.input_dim, require_fitted(self._state, self.config))
 
@@ -142,4 +151,5 @@ class ProductQuantizer:
         if not self.config.rotate:
             return torch.eye(self.input_dim, device=self._device)
         draw = torch.randn(self.input_dim, self.input_dim, generator=seeded(seed, _SAMPLE, 1), dtype=torch.float64)
-        return torch.linalg.qr(draw).Q.float().to(self._device)
+        orthogonal: Tensor = torch.linalg.qr(draw).Q
+        return orthogonal.float().to(self._device)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
 
 from semantic_ids.vectors import Vectors
 
@@ -18,7 +19,8 @@ Progress: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 class FitLog:
     """What a fit did: its steps, and the figures noted on the way (each with its ``step``).
 
-    A fit that was interrupted and went on gives the same log as one that was not; `seconds` counts the last process only.
+    A fit that was interrupted and went on gives the same log as one that was not; `seconds` counts the last process
+    only.
     """
 
     steps: int
@@ -53,6 +55,14 @@ class Quantizer(Protocol):
 
     def decode(self, codes: Int64[np.ndarray, "items books"]) -> Float32[np.ndarray, "items dim"]:
         """The vectors that codes stand for, in the space of the input."""
+        ...
+
+    def last_costs(
+        self, vectors: Vectors, codes: Int64[np.ndarray, "items books"]
+    ) -> Float[Tensor, "items last_codes"]:
+        """Squared distance of each row to every code of the last book, given its `codes` before (collision
+        resolution).
+        """
         ...
 
     def save(self, path: Path) -> None:

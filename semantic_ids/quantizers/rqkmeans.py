@@ -7,10 +7,10 @@ from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from semantic_ids.kmeans import Init, kmeans
+from semantic_ids.kmeans import Init, kmeans, squared_distances
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
 from semantic_ids.quantizers.codebooks import gather_codewords, residual_codes
 from semantic_ids.quantizers.protocol import FitLog, Progress
@@ -24,7 +24,7 @@ from semantic_ids.quantizers.saving import (
     require_fitted,
     save_quantizer,
 )
-from semantic_ids.vectors import Vectors, check_vectors, sample, seeded
+from semantic_ids.vectors import Vectors, check_vectors, sample, seeded, take
 
 _SAMPLE = 201
 
@@ -60,7 +60,9 @@ class RQKMeansConfig:
         if self.beam_size < 1:
             raise ValueError(f"beam_size must be at least 1, got {self.beam_size}")
         if self.beam_size > 1 and self.residual_norm:
-            raise ValueError("beam_size > 1 needs residual_norm off: partial sums of unit residuals have no common scale")
+            raise ValueError(
+                "beam_size > 1 needs residual_norm off: partial sums of unit residuals have no common scale"
+            )
 
 
 class ResidualKMeans:
@@ -121,6 +123,17 @@ class ResidualKMeans:
         check_codes(codes, self.codebook_sizes)
         scale = self._scale().unsqueeze(1)
         return decode_in_chunks(codes, lambda piece: (gather_codewords(tables, piece) * scale).sum(1), self._device)
+
+    def last_costs(
+        self, vectors: Vectors, codes: Int64[np.ndarray, "items books"]
+    ) -> Float[Tensor, "items last_codes"]:
+        check_vectors(vectors, self.input_dim)
+        check_codes(codes, self.codebook_sizes)
+        tables, chosen = self.tables, torch.from_numpy(codes).to(self._device)
+        residual = take(vectors, torch.arange(len(vectors)), self._device)
+        for level, table in enumerate(tables[:-1]):
+            residual = self._scaled(residual)[0] - table[chosen[:, level]]
+        return squared_distances(self._scaled(residual)[0], tables[-1])
 
     def save(self, path: Path) -> None:
         save_quantizer(path, self.config, self.input_dim, require_fitted(self._state, self.config))

@@ -62,7 +62,9 @@ def save_quantizer(path: Path, config: object, input_dim: int, state: QuantizerS
 
 def require_fitted(state: T | None, config: object) -> T:
     if state is None:
-        raise ValueError(f"this {kind_of(type(config))} quantizer is not fitted; call fit, or load one by load_quantizer")
+        raise ValueError(
+            f"this {kind_of(type(config))} quantizer is not fitted; call fit, or load one by load_quantizer"
+        )
     return state
 
 
@@ -93,7 +95,7 @@ def encode_in_chunks(
 def decode_in_chunks(
     codes: Int64[np.ndarray, "items books"], decode: Callable[[Tensor], Tensor], device: torch.device
 ) -> Float32[np.ndarray, "items dim"]:
-    pieces = torch.from_numpy(np.ascontiguousarray(codes)).split(CHUNK)
+    pieces = torch.split(torch.from_numpy(np.ascontiguousarray(codes)), CHUNK)
     return np.concatenate([decode(piece.to(device)).cpu().numpy() for piece in pieces])
 
 

@@ -6,7 +6,8 @@ from typing import Literal, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
 
 from semantic_ids.autoencoder import AutoencoderConfig, LossWeights, QuantizedAutoencoder
 from semantic_ids.losses import Reduction
@@ -24,7 +25,7 @@ from semantic_ids.quantizers.saving import (
     require_fitted,
     save_quantizer,
 )
-from semantic_ids.vectors import Vectors, check_vectors
+from semantic_ids.vectors import Vectors, check_vectors, take
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +33,9 @@ class RQVAEConfig:
     """Residual-quantised autoencoder: the codes of TIGER (arXiv 2305.05065), LC-Rec and LETTER; coarse to fine.
 
     loss = reconstruction + sum_l ( |sg(r_l) - c_l|^2 + beta |r_l - sg(c_l)|^2 ), with beta on the commitment alone.
-    `reduction` "sum" adds over dimensions; "mean" (LC-Rec, GRID) makes the same beta act latent_dim / input_dim as strong
-    the other way: effective beta = beta x input_dim / latent_dim. `books_reduction` "sum" is TIGER's, "mean" LC-Rec's.
-    `beam_size` > 1 encodes with that many candidates per row.
+    `reduction` "sum" adds over dimensions; "mean" (LC-Rec, GRID) makes the same beta act latent_dim / input_dim as
+    strong the other way: effective beta = beta x input_dim / latent_dim. `books_reduction` "sum" is TIGER's, "mean"
+    LC-Rec's. `beam_size` > 1 encodes with that many candidates per row.
 
     Prefer `RQKMeansConfig` for an answer in seconds, `MixtureOfCodesConfig` for unordered codes as ranking features.
     """
@@ -61,10 +62,10 @@ class MixtureOfCodesConfig:
     """Parallel codebooks on one latent vector (Mixture-of-Codes, arXiv 2410.09560): reconstruction from the published
     description, since no code of the authors is public.
 
-    Every book quantises the same z; the mean of the codewords goes to one decoder (the published setting, and the default
-    here). Not established by what is published, hence our choices: beta, the sum over books, all sizes, and everything
-    below. `aggregate` "sum" or "concat", `decoder` "separate" (each book its own, reconstructions averaged) and
-    `projection` "linear" (a trained map of z per book) are ablations. `diversity_weight` > 0 adds
+    Every book quantises the same z; the mean of the codewords goes to one decoder (the published setting, and the
+    default here). Not established by what is published, hence our choices: beta, the sum over books, all sizes, and
+    everything below. `aggregate` "sum" or "concat", `decoder` "separate" (each book its own, reconstructions
+    averaged) and `projection` "linear" (a trained map of z per book) are ablations. `diversity_weight` > 0 adds
     `semantic_ids.losses.error_correlation`, which makes the books err in different directions.
 
     Independent books on one z are near copies unless something sets them apart, so look at the NMI between books in
@@ -88,9 +89,13 @@ class MixtureOfCodesConfig:
         if self.beta < 0:
             raise ValueError(f"beta must not be negative, got {self.beta}")
         if not 0 <= self.diversity_weight <= 1:
-            raise ValueError(f"diversity_weight must be in [0, 1], where the books' loss is convex; got {self.diversity_weight}")
+            raise ValueError(
+                f"diversity_weight must be in [0, 1], where the books' loss is convex; got {self.diversity_weight}"
+            )
         if self.decoder == "separate" and self.aggregate != "mean":
-            raise ValueError(f"separate decoders average reconstructions; aggregate must stay 'mean', got {self.aggregate!r}")
+            raise ValueError(
+                f"separate decoders average reconstructions; aggregate must stay 'mean', got {self.aggregate!r}"
+            )
 
 
 class AutoencoderQuantizer:
@@ -130,6 +135,15 @@ class AutoencoderQuantizer:
         check_codes(codes, self.codebook_sizes)
         return decode_in_chunks(codes, self.model.decode, self._device)
 
+    def last_costs(
+        self, vectors: Vectors, codes: Int64[np.ndarray, "items books"]
+    ) -> Float[Tensor, "items last_codes"]:
+        check_vectors(vectors, self.input_dim)
+        check_codes(codes, self.codebook_sizes)
+        rows = take(vectors, torch.arange(len(vectors)), self._device)
+        with torch.no_grad():
+            return self.model.bottleneck.last_costs(self.model.latent(rows), torch.from_numpy(codes).to(self._device))
+
     def save(self, path: Path) -> None:
         save_quantizer(path, self.config, self.input_dim, self.model.state_dict())
 
@@ -147,7 +161,9 @@ class AutoencoderQuantizer:
 
 
 def build_autoencoder(config: RQVAEConfig | MixtureOfCodesConfig, input_dim: int) -> QuantizedAutoencoder:
-    """The untrained network of a config. The encoder is drawn before the codebooks, so both kinds start from the same one."""
+    """The untrained network of a config. The encoder is drawn before the codebooks, so both kinds start from the same
+    one.
+    """
     sizes = (config.autoencoder.latent_dim, config.num_codebooks, config.codebook_size)
     state = torch.get_rng_state()
     match config:

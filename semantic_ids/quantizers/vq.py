@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from semantic_ids.autoencoder import Standardiser
 from semantic_ids.files import Plain
-from semantic_ids.kmeans import check_rows
+from semantic_ids.kmeans import check_rows, squared_distances
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
+from semantic_ids.quantizers.codebooks import gather_codewords
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.quantizers.saving import (
     QuantizerState,
@@ -38,8 +39,8 @@ class LibraryRQConfig:
     """Residual quantisation of the vectors themselves by vector-quantize-pytorch: an online residual k-means.
 
     Codebooks are exponential moving averages (`decay`), started by k-means on a full sample. The library's dead-code
-    threshold counts rows of a batch, so it is set from `dead_fraction` x batch / codes instead of a fixed number (its own
-    default leaves dead codes alone). No encoder and no gradient: what its EMA codebooks do not offer, a beta on the
+    threshold counts rows of a batch, so it is set from `dead_fraction` x batch / codes instead of a fixed number (its
+    own default leaves dead codes alone). No encoder and no gradient: what its EMA codebooks do not offer, a beta on the
     commitment alone, is in `RQVAEConfig`. Worth a look where the rows do not fit k-means in one piece; otherwise prefer
     `RQKMeansConfig`, which converges.
     """
@@ -126,6 +127,17 @@ class LibraryRQ:
 
         return decode_in_chunks(codes, rows, self._device)
 
+    def last_costs(
+        self, vectors: Vectors, codes: Int64[np.ndarray, "items books"]
+    ) -> Float[Tensor, "items last_codes"]:
+        check_vectors(vectors, self.input_dim)
+        check_codes(codes, self.codebook_sizes)
+        model = require_fitted(self._model, self.config)
+        rows = _scale(model)(take(vectors, torch.arange(len(vectors)), self._device))
+        tables = cast(Tensor, _residual(model).codebooks)
+        before = gather_codewords(tables[:-1], torch.from_numpy(codes[:, :-1]).to(self._device)).sum(1)
+        return squared_distances(rows - before, tables[-1])
+
     def save(self, path: Path) -> None:
         save_quantizer(path, self.config, self.input_dim, require_fitted(self._model, self.config).state_dict())
 
@@ -154,12 +166,14 @@ class LibraryRQ:
 
     @torch.no_grad()
     def _forward(self, model: torch.nn.ModuleDict, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """One update of the moving averages. The library draws from the global generator, so that one is lent a seed."""
+        """One update of the moving averages. The library draws from the global generator, so that one is lent a
+        seed.
+        """
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(generator.initial_seed())
             scaled = _scale(model)(rows)
-            quantized = model.train()["residual"](scaled.unsqueeze(0))[0][0]
+            quantized: Tensor = model.train()["residual"](scaled.unsqueeze(0))[0][0]
         return (quantized - scaled).square().mean()
 
     def _resume(self, model: torch.nn.ModuleDict, kept: FitCheckpoint) -> tuple[int, list[dict[str, float]]]:
