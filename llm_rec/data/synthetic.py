@@ -155,7 +155,7 @@ def _embeddings(
 ) -> Float32[np.ndarray, "items_plus_one dim"]:
     centres = rng.standard_normal((num_clusters, dim))
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    vectors = centres[clusters] + rng.standard_normal((len(clusters), dim)) * (0.4 / np.sqrt(dim))
+    vectors: np.ndarray = centres[clusters] + rng.standard_normal((len(clusters), dim)) * (0.4 / np.sqrt(dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[0] = 0
     return vectors.astype(np.float32)
