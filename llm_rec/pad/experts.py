@@ -1,8 +1,8 @@
 """The three kinds of item vectors that PAD's experts read (arXiv 2412.04107, phases 2 and 3).
 
 collaborative: v = e, the pre-trained id vector. aligned: v = GELU(W [e' ; p(t)] + b), a copy of the id vector fused
-with the projected text. text: v = p3(t), a projector of its own. Each expert owns its parameters ("disentangled"); only the
-frozen text vectors t are shared.
+with the projected text. text: v = p3(t), a projector of its own. Each expert owns its parameters ("disentangled");
+only the frozen text vectors t are shared.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ model and, once exported (`llm_rec.pad.export`), no text vector is needed to ser
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -38,9 +38,10 @@ from llm_rec.pad.mmd import MultiKernelMMDConfig
 from llm_rec.sequential.backbones import BackboneConfig, build_backbone
 from llm_rec.sequential.items import ROWS_AT_A_TIME, IdItemsConfig, ItemSources, distinct_rows
 from llm_rec.sequential.model import SequentialConfig, SequentialModel, SourceSizes
+from llm_rec.sequential.negatives import NegativesConfig
 from llm_rec.sequential.protocols import Backbone
 from llm_rec.sequential.sasrec import SASRecConfig, pad_sasrec
-from llm_rec.sequential.task import BCEConfig, LossConfig, SampledSoftmaxConfig
+from llm_rec.sequential.task import BCEConfig, LossConfig, SampledSoftmaxConfig, usual_negatives
 
 KIND = "pad_model"
 CONFIG = "config.json"
@@ -54,10 +55,10 @@ class PADConfig:
 
     `loss` trains all three phases (the paper: BCE); `anchor` keeps it in phase 2 beside the alignment term. `gamma2` is
     the aligned expert's initial gate logit. `alignment_rows`: "distinct" compares each item of a batch once, at most
-    `max_alignment_rows` of them, drawn at random (the limit is ours); "all" takes every position, duplicates and padding
-    rows too, as the released code does. `id_dropout` hides the ids of items at random in training; `mask_unseen_ids`
-    gives items without train events no id at all (both ours). Ablations: leave out `experts`, or `pretrain`, or
-    `anchor`, or set another `alignment` or `gate`.
+    `max_alignment_rows` of them, drawn at random (the limit is ours); "all" takes every position, duplicates and
+    padding rows too, as the released code does. `id_dropout` hides the ids of items at random in training, from the
+    collaborative and the aligned expert together; `mask_unseen_ids` gives items without train events no id at all
+    (both ours). Ablations: leave out `experts`, `pretrain` or `anchor`, or set another `alignment` or `gate`.
     """
 
     dim: int = 64
@@ -128,6 +129,16 @@ def pad(*, dim: int = 64, max_length: int = 50, backbone: BackboneConfig | None 
         id_dropout=0.1,
         mask_unseen_ids=True,
     )
+
+
+def pad_negatives(config: PADConfig) -> NegativesConfig | None:
+    """The negatives a PAD model is trained with: those usual for its loss.
+
+    Where unseen items have no id, they are no negatives either: as negatives they only ever lose, and their texts learn
+    to rank last (our choice).
+    """
+    negatives = usual_negatives(config.loss)
+    return negatives if negatives is None else replace(negatives, seen_in_train_only=config.mask_unseen_ids)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,8 +218,8 @@ class PADModel(nn.Module):
     def vectors(self, rows: Int64[Tensor, "rows"]) -> Float[Tensor, "experts rows dim"]:
         """Item vectors of every expert, before the gate; zeros for padding."""
         inputs = self.inputs(rows)
-        stacked = torch.stack([self.expert(name).items(inputs) for name in self.config.experts])
-        return stacked * (rows != 0)[:, None]
+        own: list[Tensor] = [self.expert(name).items(inputs) for name in self.config.experts]
+        return torch.stack(own) * (rows != 0)[:, None]
 
     def fold(
         self, vectors: Float[Tensor, "experts rows dim"], rows: Int64[Tensor, "rows"]

@@ -46,7 +46,7 @@ def download(
     """Download `url` to `path`, or return `path` at once when it is there already.
 
     An interrupted download goes on where it stopped (by Range, when the server names the version of its file). The
-    `checksum` is compared before the file gets its name. `handlers` extend urllib's opener (a proxy, another transport).
+    `checksum` is compared before the file gets its name. `handlers` extend urllib's opener (with a proxy, say).
 
     Raises `DataError` when the address is not https, the server cannot be reached or refuses, the file is larger than
     `max_bytes`, or the checksum differs.

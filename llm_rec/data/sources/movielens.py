@@ -7,8 +7,8 @@
 | latest (also 20m, 25m, 32m) | ``ratings.csv``, ``movies.csv`` | utf-8 |
 | recbole | ``<name>.inter``, ``<name>.item`` (tabs, typed headers) | utf-8 |
 
-The layout is found by its files, in a folder, in a zip file or in a wheel (the recbole wheel carries MovieLens-100k). The
-data may not be redistributed, so nothing of it comes with this library.
+The layout is found by its files, in a folder, in a zip file or in a wheel (the recbole wheel carries MovieLens-100k).
+The data may not be redistributed, so nothing of it comes with this library.
 """
 
 import importlib.util
@@ -50,25 +50,19 @@ _MD5: dict[Variant, str | None] = {  # as GroupLens publishes them beside the fi
 }
 _RECBOLE = "recbole==1.2.1"
 _GENRES_100K = [
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
+    *(
+        "unknown",
+        "Action",
+        "Adventure",
+        "Animation",
+        "Children's",
+        "Comedy",
+        "Crime",
+        "Documentary",
+        "Drama",
+        "Fantasy",
+    ),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 ]
 _NO_GENRE = ("unknown", "(no genres listed)")
 _ARTICLE = re.compile(r"^(.*?), (The|A|An|L[aeo]s?|L'|Il|I|El|Der|Die|Das|Une?)(?= \(|$)(.*)$")
@@ -198,9 +192,9 @@ def _download_recbole(cache: Path, first: DataError) -> Path:
     wheels = sorted(cache.glob("recbole-*.whl"))
     if done.returncode == 0 and wheels:
         return wheels[-1]
-    lines = done.stderr.strip().splitlines()
+    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     raise DataError(
-        f"{first}; pip could not download {_RECBOLE} either ({lines[-1] if lines else f'exit code {done.returncode}'}). "
+        f"{first}; pip could not download {_RECBOLE} either ({reason}). "
         "Without a network, copy ml-100k.zip or the recbole wheel here from elsewhere and give its path"
     )
 
