@@ -64,7 +64,9 @@ def overview() -> str:
     """The text of ``llm-rec --help``."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
-    head = f"llm-rec {llm_rec.__version__}: language models inside recommender systems\n\nusage: llm-rec VERB [options]\n"
+    head = (
+        f"llm-rec {llm_rec.__version__}: language models inside recommender systems\n\nusage: llm-rec VERB [options]\n"
+    )
     tail = "llm-rec VERB --help lists the options of a verb; --config FILE.yaml and --preset NAME fill them.\n"
     return "\n".join([head, *lines, "", tail])
 

@@ -1,7 +1,7 @@
 """Settings of a job: preset, then YAML files, then the command line, each over the one before; nothing is ignored.
 
-A job is a frozen dataclass (see `llm_rec.recipes`). Every source of settings goes through `llm_rec.codec.from_plain`, so an
-unknown key is an error with a suggestion wherever it stands, and the effective settings are one value with one origin each.
+A job is a frozen dataclass (see `llm_rec.recipes`). Every source of settings goes through `llm_rec.codec.from_plain`,
+so an unknown key is an error with a suggestion wherever it stands, and every effective value has one origin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Settings(Generic[Job]):
 def read_settings(
     cls: type[Job], argv: Sequence[str], *, presets: Mapping[str, Job], program: str, description: str
 ) -> Settings[Job]:
-    """Settings of job type `cls` from command line words; ``--preset NAME`` and ``--config FILE`` may stand anywhere.
+    """Settings of job type `cls` from command line words; ``--preset`` and ``--config`` may stand anywhere.
 
     The first preset is the default. Raises `ConfigError`; exits like any command line on ``--help`` and unknown options.
     """

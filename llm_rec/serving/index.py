@@ -1,9 +1,10 @@
 """Approximate retrieval: the item vectors of a recommender as a faiss index (extra ``llm-rec[faiss]``).
 
-Use it when the exact product is too slow (millions of items); below that `Recommender.recommend` is exact and fast enough.
+Use it when the exact product is too slow (millions of items); below that `Recommender.recommend` is fast enough.
 """
 
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, Protocol, cast
 
 import numpy as np
@@ -62,9 +63,10 @@ class ItemIndex:
         return cls(_faiss().read_index(str(path)))
 
 
-def _faiss():  # noqa: ANN202 - a module without types
+def _faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
         raise LlmRecError("faiss is not installed; pip install 'llm-rec[faiss]'") from error
-    return faiss
+    module: ModuleType = faiss
+    return module

@@ -12,7 +12,6 @@ from torch import Tensor
 from llm_rec.artifacts import fingerprint, read_manifest, write_artifact
 from llm_rec.data import Catalog, Interactions
 from llm_rec.errors import ArtifactError, DataError
-from llm_rec.metrics.ranking import Retriever
 from llm_rec.pad.model import PADModel
 from llm_rec.sequential.model import SequentialModel
 
@@ -76,10 +75,14 @@ class Recommender:
         scores[:, 0] = -torch.inf
         if exclude_seen:
             row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-            scores[torch.from_numpy(row), torch.from_numpy(np.concatenate([*histories, np.empty(0, np.int64)]))] = -torch.inf
+            scores[
+                torch.from_numpy(row), torch.from_numpy(np.concatenate([*histories, np.empty(0, np.int64)]))
+            ] = -torch.inf
         best = scores.topk(min(k, len(self.catalog)), dim=1)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [[self._item(i, s) for i, s in zip(ids, values, strict=True) if s != -torch.inf] for ids, values in pairs]
+        return [
+            [self._item(i, s) for i, s in zip(ids, values, strict=True) if s != -torch.inf] for ids, values in pairs
+        ]
 
     def similar_items(self, item: object, *, k: int = 10) -> list[Recommendation]:
         """The `k` nearest items by cosine of the vectors that rank: what the model takes for alike."""
@@ -95,7 +98,14 @@ class Recommender:
         path = Path(path)
         name = fingerprint(KIND, self.catalog.fingerprint, self.log.fingerprint if self.log else "")
         details = {"model": "pad" if isinstance(self.model, PADModel) else "sequential", "log": self.log is not None}
-        with write_artifact(path, kind=KIND, fingerprint=name, inputs={"catalog": self.catalog.fingerprint}, details=details, overwrite=overwrite) as folder:
+        with write_artifact(
+            path,
+            kind=KIND,
+            fingerprint=name,
+            inputs={"catalog": self.catalog.fingerprint},
+            details=details,
+            overwrite=overwrite,
+        ) as folder:
             self.model.save_pretrained(folder / "model")
             self.catalog.save(folder / "catalog")
             if self.log is not None:

@@ -26,7 +26,9 @@ def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("verb", SINGLE_VERBS)
-def test_config_show_prints_settings_that_the_verb_reads_back(verb: str, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_show_prints_settings_that_the_verb_reads_back(
+    verb: str, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["config", "show", verb])
     first = capsys.readouterr().out
     (tmp_path / "shown.yaml").write_text(first)

@@ -1,0 +1,59 @@
+"""Ranking of a trained recommender's held-out targets, in slices of how well training knew the target."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from llm_rec.errors import ConfigError
+from llm_rec.metrics.ranking import Part, Retriever, coverage, per_target, rank_split
+from llm_rec.metrics.slices import target_slices
+from llm_rec.metrics.summary import SliceSummary, summarise
+from llm_rec.recipes.material import Material
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """How targets are ranked: always against the whole catalog; seen items leave the ranking, unless `exclude_seen` is
+    off. `samples` bootstrap resamples make the 95 % intervals."""
+
+    ks: tuple[int, ...] = (5, 10, 20)
+    exclude_seen: bool = True
+    buckets: int = 10
+    samples: int = 1000
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"ks must be at least 1 each, got {self.ks}")
+        if min(self.buckets, self.samples, self.batch_size) < 1:
+            raise ConfigError("buckets, samples and batch_size must be at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Metrics of every target, the slices the targets fall into, and their summaries."""
+
+    targets: Int64[np.ndarray, "targets"]
+    per_target: dict[str, Float64[np.ndarray, "targets"]]
+    slices: dict[str, Bool[np.ndarray, "targets"]]
+    summary: dict[str, SliceSummary]
+    coverage: float  # of the catalog, by the first ks[-1] recommendations
+
+
+def evaluate(retriever: Retriever, material: Material, part: Part, config: EvaluationConfig) -> Evaluation:
+    """Rank every target of `part` by full ranking."""
+    split = material.split
+    events = split.validation if part == "validation" else split.test
+    if not len(events):
+        raise ConfigError(f"the split has no {part} targets; choose another split")
+    deepest = max(config.ks)
+    ranks = rank_split(
+        retriever, split, part, exclude_seen=config.exclude_seen, batch_size=config.batch_size, top_k=deepest
+    )
+    targets = split.log.items[events]
+    metrics = per_target(ranks, config.ks)
+    slices = target_slices(targets, split.train_counts, material.buckets(config.buckets))
+    recommended = ranks.recommended
+    share = 0.0 if recommended is None else coverage(recommended, split.num_items, deepest)
+    return Evaluation(targets, metrics, slices, summarise(metrics, slices, samples=config.samples), share)
