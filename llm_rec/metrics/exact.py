@@ -6,8 +6,8 @@ matmul only *screens*. Whatever the order of summation, the float32 score of wid
 ``gamma * |u| * |v|``, ``gamma = K * 2^-24 / (1 - K * 2^-24)`` (the standard forward error bound of inner products), so
 every item outside that band around the target's score is decided. The few inside are scored again by `pair_scores`:
 products of float32 numbers are exact in float64, and they are added along one fixed tree of elementwise additions,
-which IEEE arithmetic rounds the same way everywhere. Ranks are therefore those of the float64 tree scores: integers that
-depend neither on the chunk size, the batch, the device, nor on the number of threads or processes.
+which IEEE arithmetic rounds the same way everywhere. Ranks are therefore those of the float64 tree scores: they
+depend neither on the chunk size, the batch or the device, nor on the number of threads or processes.
 """
 
 import warnings
