@@ -57,7 +57,7 @@ class FrequencyBuckets:
 
 
 def _equal_mass(sorted_counts: Int64[np.ndarray, "items"], number: int) -> Int64[np.ndarray, "number_plus_one"]:
-    """Ranks where slices start and end; a slice closes when its own mass reaches total / number, the last is the rest."""
+    """Ranks where slices start and end; a slice closes when its own mass reaches total / number; the rest is last."""
     mass = np.cumsum(sorted_counts)
     total = int(mass[-1]) if len(mass) else 0
     boundaries = [0]

@@ -1,11 +1,12 @@
 """The two contracts every sequential recommender is composed from."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
+@runtime_checkable
 class ItemVectors(Protocol):
     """Item rows -> vectors: from ids, text, codes, or any mixture. Also an `nn.Module`. Row 0 (padding) gives zeros."""
 
@@ -19,6 +20,7 @@ class ItemVectors(Protocol):
         ...
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """Item vectors of histories -> one user state per position. Causal: state t depends on positions 0..t only.
 

@@ -1,0 +1,154 @@
+"""A sequential recommender: item vectors and a backbone, scored by one inner product."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
+from llm_rec.codec import from_plain, to_plain
+from llm_rec.errors import ArtifactError
+from llm_rec.sequential.backbones import BackboneConfig, build_backbone
+from llm_rec.sequential.items import IdItemsConfig, ItemsConfig, ItemSources, build_items
+from llm_rec.sequential.protocols import Backbone, ItemVectors
+from llm_rec.sequential.sasrec import SASRecConfig
+
+KIND = "sequential_model"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequentialConfig:
+    """Which item vectors meet which backbone, at what width, over the last `max_length` events.
+
+    `score`: "dot" is the inner product of state and item vector; "cosine" normalises both (give the loss a temperature
+    then).
+    """
+
+    items: ItemsConfig = field(default_factory=IdItemsConfig)
+    backbone: BackboneConfig = field(default_factory=SASRecConfig)
+    dim: int = 64
+    max_length: int = 50
+    score: Literal["dot", "cosine"] = "dot"
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSizes:
+    """Sizes of the item sources a saved model was built on: enough to build it again before its weights are read."""
+
+    num_items: int
+    width: int | None
+    codebook_sizes: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, sources: ItemSources) -> "SourceSizes":
+        width = None if sources.embeddings is None else sources.embeddings.shape[1]
+        return cls(num_items=sources.num_items, width=width, codebook_sizes=sources.codebook_sizes)
+
+    def blank(self) -> ItemSources:
+        """Sources of these sizes, all zeros."""
+        rows, books = self.num_items + 1, self.codebook_sizes
+        return ItemSources(
+            num_items=self.num_items,
+            embeddings=None if self.width is None else torch.zeros(rows, self.width),
+            codes=None if books is None else torch.zeros(rows, len(books), dtype=torch.int64),
+            codebook_sizes=books,
+            train_counts=torch.zeros(rows, dtype=torch.int64),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedModel:
+    """What `config.json` of a saved model holds."""
+
+    model: SequentialConfig
+    sources: SourceSizes
+
+
+class SequentialModel(nn.Module):
+    """Histories -> states; states and item vectors -> scores by inner product. A `Retriever`."""
+
+    def __init__(self, config: SequentialConfig, sources: ItemSources) -> None:
+        super().__init__()
+        self.config = config
+        self.sizes = SourceSizes.of(sources)
+        self.items: ItemVectors = build_items(config.items, sources, config.dim)
+        self.backbone: Backbone = build_backbone(config.backbone, config.dim, config.max_length)
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_length
+
+    @property
+    def num_items(self) -> int:
+        return self.sizes.num_items
+
+    def forward(self, history: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:
+        """States of all positions, ready for the inner product with `candidates` of item rows."""
+        return self.states(self.items(history), history != 0)
+
+    def states(
+        self, vectors: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length dim"]:
+        """States of histories whose item vectors are already there."""
+        return self.comparable(self.backbone(vectors, mask))
+
+    def comparable(self, vectors: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+        """Vectors as the score compares them: as they are, or of unit length."""
+        return vectors if self.config.score == "dot" else F.normalize(vectors, dim=-1)
+
+    @torch.no_grad()
+    def user_vectors(self, history: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch width"]:
+        """State at the last event of each right-padded row, without dropout; zeros for an empty row."""
+        training = self.training
+        self.eval()
+        try:
+            states = self(history)
+        finally:
+            self.train(training)
+        lengths = (history != 0).sum(dim=1)
+        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[-1])
+        vectors: Tensor = states.gather(1, last).squeeze(1) * (lengths > 0)[:, None]
+        return vectors
+
+    @torch.no_grad()
+    def item_vectors(self) -> Float[Tensor, "items_plus_one width"]:
+        """Vectors of all rows, as ranked."""
+        return self.comparable(self.items.all())
+
+    def save_pretrained(self, folder: Path | str, *, catalog: str | None = None, overwrite: bool = False) -> None:
+        """Write config and weights (frozen embeddings among them) as one artefact; `catalog` is its fingerprint."""
+        saved = to_plain(SavedModel(model=self.config, sources=self.sizes))
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        digest = fingerprint(cast(dict[str, object], saved), *(tensor.numpy().tobytes() for tensor in state.values()))
+        inputs = {} if catalog is None else {"catalog": catalog}
+        with write_artifact(Path(folder), kind=KIND, fingerprint=digest, inputs=inputs, overwrite=overwrite) as partial:
+            write_json(partial / CONFIG, saved)
+            save_file(state, partial / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "SequentialModel":
+        """The model saved in `folder`, in evaluation mode; `ArtifactError` when it is damaged or something else."""
+        folder = Path(folder)
+        read_manifest(folder, KIND)
+        saved = from_plain(SavedModel, read_json(folder / CONFIG))
+        model = cls(saved.model, saved.sources.blank())
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{folder / WEIGHTS}: not the weights of this model ({error}); save it again"
+            ) from error
+        return model.to(device).eval()
