@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from llm_rec.sequential.dropout import Dropout
 from llm_rec.sequential.items import IdItems, IdItemsConfig, ItemSources
 
 ExpertName = Literal["collaborative", "aligned", "text"]
@@ -60,7 +61,7 @@ class TextProjector(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [_linear(width, dim), nn.GELU()]
         for _ in range(config.num_layers):
-            layers += [nn.Dropout(config.dropout), _linear(dim, dim), nn.GELU()]
+            layers += [Dropout(config.dropout), _linear(dim, dim), nn.GELU()]
         self.layers = nn.Sequential(*(layers if config.end == "gelu" else layers[:-1]))
 
     def forward(self, texts: Float[Tensor, "rows width"]) -> Float[Tensor, "rows dim"]:
@@ -88,7 +89,7 @@ class AlignedItems(nn.Module):
         super().__init__()
         self.ids = IdItems(config, sources, dim)
         self.projector = TextProjector(projector, width, dim)
-        self.dropout = projector.dropout
+        self.dropout = Dropout(projector.dropout)
         self.fusion = _linear(2 * dim, dim)
 
     def forward(self, inputs: ItemInputs) -> Float[Tensor, "rows dim"]:
@@ -98,7 +99,7 @@ class AlignedItems(nn.Module):
         """The fused vectors with both sides of them, which the alignment loss compares."""
         ids, texts = self.ids(inputs.rows), self.projector(_texts(inputs))
         both = torch.cat([_kept(ids, inputs.keep), texts.to(ids.dtype)], dim=1)
-        return AlignedParts(ids, texts, F.gelu(self.fusion(F.dropout(both, self.dropout, self.training))))
+        return AlignedParts(ids, texts, F.gelu(self.fusion(self.dropout(both))))
 
 
 class TextualItems(nn.Module):

