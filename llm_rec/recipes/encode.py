@@ -40,7 +40,7 @@ class EncodeJob:
     """Which language model; --preset chooses the kind."""
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     transform: Literal["none", "centre", "standardise", "pca", "whiten"] = "none"
-    """A step after encoding, fitted on this catalog. Pooled vectors of decoder LLMs need one: they are near parallel."""
+    """A step after encoding, fitted on this catalog. Pooled vectors of decoder LLMs need it: they are near parallel."""
     width: int | None = None
     """Width after pca or whiten."""
     normalise: bool = False

@@ -7,13 +7,14 @@ from typing import Literal, assert_never
 
 import numpy as np
 
-from llm_rec.artifacts import fingerprint, write_artifact, write_json
-from llm_rec.codec import to_plain
+from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
+from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.progress import progress
 from llm_rec.recipes.console import facts, say
 from llm_rec.recipes.material import CODES_FILE, CODES_KIND, open_store
 from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.workspace import Workspace
+from llm_rec.store import EmbeddingStore
 from semantic_ids.code_table import CodeTable
 from semantic_ids.collisions import resolve_by_sinkhorn
 from semantic_ids.health import CodeHealth, health
@@ -29,6 +30,7 @@ from semantic_ids.quantizers import (
     build_quantizer,
 )
 
+HEALTH_FILE = "health.json"
 Collisions = Literal["share", "digit", "sinkhorn", "sinkhorn+digit"]
 
 
@@ -53,36 +55,45 @@ class IndexJob:
 
 
 def run(job: IndexJob) -> tuple[CodeTable, CodeHealth]:
-    """Write ``workspace/codes/<name>`` and print its health."""
+    """Write ``workspace/codes/<name>`` and print its health; codes of the same settings that are there are kept."""
     place = Workspace(job.workspace)
     catalog = place.load_catalog()
     store = open_store(place.embeddings(job.embeddings), catalog)
-    vectors = store.all()[1:]
-    quantizer = build_quantizer(job.quantizer, store.dim)
-    recipe = to_plain(job.quantizer, tagged=True)
-    mark = fingerprint(
-        CODES_KIND, {"quantizer": recipe, "collisions": job.collisions, "seed": job.seed}, store.fingerprint
-    )
+    path = place.codes(job.name)
+    settings: dict[str, Plain] = {
+        "quantizer": to_plain(job.quantizer, tagged=True),
+        "collisions": job.collisions,
+        "seed": job.seed,
+    }
+    mark = fingerprint(CODES_KIND, settings, store.fingerprint)
     inputs = {"catalog": catalog.fingerprint, "embeddings": store.fingerprint}
-    with write_artifact(
-        place.codes(job.name),
-        kind=CODES_KIND,
-        fingerprint=mark,
-        inputs=inputs,
-        details={"quantizer": recipe, "collisions": job.collisions, "seed": job.seed},
-        overwrite=job.overwrite,
-    ) as folder:
-        checkpoint = place.codes(job.name).with_name(f".{job.name}.fit.safetensors")
-        fit_quantizer(quantizer, vectors, seed=job.seed, checkpoint=checkpoint)
-        semantic = CodeTable.from_codes(quantizer.encode(vectors), quantizer.codebook_sizes)
-        table = resolve(semantic, quantizer, vectors, job.collisions)
-        figures = health(table, vectors=vectors, reconstructed=quantizer.decode(semantic.items.astype("int64")))
-        table.with_details({"quantizer": recipe, "inputs": to_plain(inputs)}).save(folder / CODES_FILE)
-        quantizer.save(folder / "quantizer.safetensors")
-        write_json(folder / "health.json", figures.to_plain())
-    checkpoint.unlink(missing_ok=True)
-    say(facts(f"{place.codes(job.name)}", _shown(figures)))
-    return table, figures
+    if not _is_there(path, mark):
+        with write_artifact(
+            path, kind=CODES_KIND, fingerprint=mark, inputs=inputs, details=settings, overwrite=job.overwrite
+        ) as folder:
+            _fill(folder, job, store, {**settings, "inputs": to_plain(inputs)}, checkpoint=path.with_name(f".{mark}.fit"))
+        path.with_name(f".{mark}.fit").unlink(missing_ok=True)
+    figures = from_plain(CodeHealth, read_json(path / HEALTH_FILE))
+    say(facts(f"{path}", _shown(figures)))
+    return CodeTable.load(path / CODES_FILE), figures
+
+
+def _is_there(path: Path, mark: str) -> bool:
+    return path.exists() and read_manifest(path, CODES_KIND).fingerprint == mark
+
+
+def _fill(folder: Path, job: IndexJob, store: EmbeddingStore, details: Mapping[str, Plain], *, checkpoint: Path) -> None:
+    """Fit, encode, resolve collisions, measure, and write all of it into `folder`."""
+    quantizer = build_quantizer(job.quantizer, store.dim)
+    vectors = store.all()[1:]
+    fit_quantizer(quantizer, vectors, seed=job.seed, checkpoint=checkpoint)
+    semantic = CodeTable.from_codes(quantizer.encode(vectors), quantizer.codebook_sizes)
+    table = resolve(semantic, quantizer, vectors, job.collisions)
+    codes = table.items[:, : semantic.num_books].astype(np.int64)
+    figures = health(table, vectors=vectors, reconstructed=quantizer.decode(codes))
+    table.with_details(details).save(folder / CODES_FILE)
+    quantizer.save(folder / "quantizer.safetensors")
+    write_json(folder / HEALTH_FILE, figures.to_plain())
 
 
 def fit_quantizer(quantizer: Quantizer, vectors: np.ndarray, *, seed: int, checkpoint: Path | None) -> None:

@@ -1,0 +1,122 @@
+"""Runs: a trained method with its evaluation, as a folder that other verbs read.
+
+```
+runs/<name>/config.yaml  phases/  recommender/  report.json  targets.npz
+```
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from llm_rec.artifacts import read_json, replacing, write_bytes, write_json
+from llm_rec.codec import Plain, from_plain, to_plain
+from llm_rec.config import to_yaml
+from llm_rec.errors import ArtifactError, ConfigError
+from llm_rec.metrics.ranking import Part
+from llm_rec.recipes.evaluation import Evaluation, EvaluationConfig, evaluate
+from llm_rec.recipes.material import Material, MaterialConfig
+from llm_rec.recipes.methods import MethodConfig, Trained, train_method
+from llm_rec.report.report import Report
+from llm_rec.serving.recommender import Recommender
+from llm_rec.training.trainer import TrainResult
+
+SETTINGS = "run.json"
+TARGETS = "targets.npz"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """Everything a run's numbers depend on beside its material."""
+
+    method: MethodConfig
+    material: MaterialConfig
+    evaluation: EvaluationConfig
+    seed: int
+
+
+def train_run(name: str, settings: RunSettings, material: Material, folder: Path) -> tuple[Report, Trained]:
+    """Train, evaluate and save; what is already there is not done again. A run of other settings is refused."""
+    _claim(folder, settings)
+    start = time.perf_counter()
+    trained = train_method(settings.method, material, seed=settings.seed, folder=folder / "phases")
+    trained_at = time.perf_counter()
+    recommender = Recommender(trained.model, material.catalog, material.split.log)
+    recommender.save(folder / "recommender", overwrite=True)
+    parts: tuple[Part, ...] = ("validation", "test")
+    found = {part: evaluate(trained.model, material, part, settings.evaluation) for part in parts}
+    save_targets(folder / TARGETS, found["test"])
+    report = Report.of(
+        name,
+        {part: evaluation.summary for part, evaluation in found.items()},
+        config=_mapping(to_plain(settings)),
+        fingerprints=material.inputs,
+        seeds={"seed": settings.seed},
+        timings={"train": trained_at - start, "evaluate": time.perf_counter() - trained_at},
+        history=history_of(trained.results),
+    )
+    report.save(folder)
+    return report, trained
+
+
+def history_of(results: Mapping[str, TrainResult]) -> list[dict[str, float]]:
+    """One flat record an epoch over all phases, `epoch` counted on; `phase` numbers them from 1."""
+    records: list[dict[str, float]] = []
+    for number, result in enumerate(results.values(), start=1):
+        for entry in result.history:
+            losses, metrics = _mapping(entry.get("losses")), _mapping(entry.get("metrics"))
+            figures = {**{f"loss/{k}": v for k, v in losses.items()}, **metrics, "seconds": entry.get("seconds")}
+            numbers = {k: float(v) for k, v in figures.items() if isinstance(v, int | float)}
+            records.append({"epoch": len(records) + 1.0, "phase": float(number), **numbers})
+    return records
+
+
+def read_settings_of(folder: Path) -> RunSettings:
+    """The settings a run was made with."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise ArtifactError(f"{folder} holds no run ({SETTINGS} is missing); train one with `llm-rec train`")
+    return from_plain(RunSettings, read_json(path))
+
+
+def save_targets(path: Path, evaluation: Evaluation) -> None:
+    """Metrics and slices of every test target: what paired tests between runs need."""
+    metrics = {f"metric:{name}": values for name, values in evaluation.per_target.items()}
+    slices = {f"slice:{name}": mask for name, mask in evaluation.slices.items()}
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, targets=evaluation.targets, **metrics, **slices)
+
+
+def load_targets(
+    folder: Path,
+) -> tuple[dict[str, Float64[np.ndarray, "targets"]], dict[str, Bool[np.ndarray, "targets"]]]:
+    """Metrics and slices of every test target of a run, as `save_targets` wrote them."""
+    path = folder / TARGETS
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; evaluate the run again with `llm-rec evaluate`")
+    with np.load(path, allow_pickle=False) as arrays:
+        metrics = {name.removeprefix("metric:"): arrays[name] for name in arrays if name.startswith("metric:")}
+        slices = {name.removeprefix("slice:"): arrays[name] for name in arrays if name.startswith("slice:")}
+    return metrics, slices
+
+
+def _claim(folder: Path, settings: RunSettings) -> None:
+    """Take an empty folder, or one that holds a run of the same settings (which then goes on)."""
+    if (folder / SETTINGS).is_file():
+        there = read_settings_of(folder)
+        if there != settings:
+            raise ConfigError(
+                f"{folder} holds a run with other settings; choose another --name, or pass --overwrite to start again"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS, to_plain(settings))
+    write_bytes(folder / "config.yaml", to_yaml(settings).encode())
+
+
+def _mapping(value: Plain) -> dict[str, Plain]:
+    return value if isinstance(value, dict) else {}
