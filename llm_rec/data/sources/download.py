@@ -13,14 +13,15 @@ import urllib.request
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO, Literal, Protocol, runtime_checkable
 
 from llm_rec.errors import DataError
-from llm_rec.progress import Advance, progress
+from llm_rec.progress import progress
 
 _CHUNK = 1 << 20
 _TIMEOUT = 15.0  # seconds without an answer or a byte
@@ -57,7 +58,7 @@ def download(
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    opener = urllib.request.build_opener(_HttpsRedirects(), *handlers)
+    opener = urllib.request.build_opener(_OnlyHttps(), *handlers)
     for attempt in range(1, _ATTEMPTS + 1):
         before = _size(partial)
         try:
@@ -136,12 +137,20 @@ def fetch_archive(
     return folder
 
 
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        _require_https(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+class _OnlyHttps(urllib.request.BaseHandler):
+    """Refuses what a redirect may lead to, before urllib's own handlers see it."""
+
+    handler_order = 0
+
+    def http_open(self, req: urllib.request.Request) -> None:
+        _require_https(req.full_url)
+
+    ftp_open = http_open
+
+
+@runtime_checkable
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 def _continue(opener: urllib.request.OpenerDirector, url: str, partial: Path, max_bytes: int) -> bool:
@@ -168,7 +177,7 @@ def _continue(opener: urllib.request.OpenerDirector, url: str, partial: Path, ma
     return total is None or _size(partial) == total
 
 
-def _copy(stream: IO[bytes], out: IO[bytes], budget: int, url: str, advance: Advance) -> None:
+def _copy(stream: _Readable, out: BufferedIOBase, budget: int, url: str, advance: Callable[[int], None]) -> None:
     while chunk := stream.read(_CHUNK):
         budget -= len(chunk)
         if budget < 0:

@@ -154,8 +154,8 @@ def test_ratings_below_the_minimum_are_dropped_even_for_unknown_items():
     log = Interactions.from_frame(frame, CATALOG, user="user", item="item", options=options)
     assert histories(log) == {"u": ["a", "c"]}
     assert log.dropped == Dropped(low_rating=2)
+    high = LogOptions(rating="stars", min_rating=6.0)
     with pytest.raises(DataError, match="frame: no events left of 4 rows; check the filters and the columns"):
-        high = LogOptions(rating="stars", min_rating=6.0)
         Interactions.from_frame(frame, CATALOG, user="user", item="item", options=high)
     with pytest.raises(ValueError, match="rating and min_rating go together, got rating='stars' and min_rating=None"):
         LogOptions(rating="stars")
