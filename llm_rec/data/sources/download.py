@@ -55,6 +55,7 @@ def download(
     _require_https(url)
     path = Path(path)
     if path.is_file():
+        _require_checksum(path, path.name, algorithm, checksum)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -76,9 +77,12 @@ def download(
             reason = str(error) or type(error).__name__
         if attempt == _ATTEMPTS or _size(partial) <= before:
             raise DataError(_unreachable(url, path, reason))
-    _require_checksum(partial, url, algorithm, checksum)
-    partial.replace(path)
     _version_file(partial).unlink(missing_ok=True)
+    try:
+        _require_checksum(partial, url, algorithm, checksum)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
@@ -206,14 +210,13 @@ def _require_https(url: str) -> None:
         raise DataError(f"{url}: only https addresses are downloaded")
 
 
-def _require_checksum(path: Path, url: str, algorithm: Literal["md5", "sha256"], checksum: str | None) -> None:
+def _require_checksum(path: Path, name: str, algorithm: Literal["md5", "sha256"], checksum: str | None) -> None:
     if checksum is None:
         return
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, algorithm).hexdigest()
     if found != checksum:
-        path.unlink()
-        raise DataError(f"{url}: {algorithm} is {found}, published is {checksum}; the download was damaged, try again")
+        raise DataError(f"{name}: {algorithm} is {found}, published is {checksum}; the file is damaged, get it again")
 
 
 def _unreachable(url: str, path: Path, reason: str) -> str:

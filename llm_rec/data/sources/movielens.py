@@ -17,6 +17,7 @@ import logging
 import re
 import subprocess
 import sys
+import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -189,10 +190,11 @@ def installed_recbole() -> Path | None:
 def _download_recbole(cache: Path, first: DataError) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    done = subprocess.run([*command, "--dest", str(cache), _RECBOLE], capture_output=True, text=True, check=False)
-    wheels = sorted(cache.glob("recbole-*.whl"))
-    if done.returncode == 0 and wheels:
-        return wheels[-1]
+    with tempfile.TemporaryDirectory(prefix=".pip-", dir=cache) as partial:
+        done = subprocess.run([*command, "--dest", partial, _RECBOLE], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            wheel = next(Path(partial).glob("recbole-*.whl"))
+            return wheel.replace(cache / wheel.name)
     reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     raise DataError(
         f"{first}; pip could not download {_RECBOLE} either ({reason}). "
