@@ -3,6 +3,7 @@
 Nothing here runs at import, and nothing is executed that was downloaded.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -130,7 +131,10 @@ def fetch_archive(
     checksum: str | None = None,
     handlers: Sequence[urllib.request.BaseHandler] = (),
 ) -> Path:
-    """Download an archive and unpack it to `folder`, once: a later call returns the folder at once."""
+    """Download an archive and unpack it to `folder`, once: a later call returns the folder at once.
+
+    Processes that may do so at the same time take turns by `exclusive`.
+    """
     folder = Path(folder)
     if folder.is_dir():
         return folder
@@ -139,6 +143,15 @@ def fetch_archive(
     unpack(archive, folder)
     archive.unlink()
     return folder
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time fill `folder`; the others wait. The lock dies with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class _OnlyHttps(urllib.request.BaseHandler):

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Literal, assert_never
 
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.interactions import Interactions, LogOptions
-from llm_rec.data.sources.download import default_cache, fetch_archive, open_member
+from llm_rec.data.sources.download import default_cache, exclusive, fetch_archive, open_member
 from llm_rec.errors import DataError
 
 if TYPE_CHECKING:
@@ -155,26 +155,33 @@ def obtain_movielens(
 ) -> Path:
     """Path of a copy of `variant`: from the cache, else (100k) an installed recbole, else GroupLens.
 
-    Where GroupLens cannot be reached, 100k is taken from the recbole wheel, which pip downloads (not installs) from the
-    configured package index. Raises `DataError` saying what to do when every way fails.
+    Several processes may ask at once: one downloads, the others wait. Where GroupLens cannot be reached, 100k is taken
+    from the recbole wheel, which pip downloads (not installs) from the configured package index. Raises `DataError`
+    saying what to do when every way fails.
     """
     cache = Path(cache) if cache is not None else default_cache()
-    folder = cache / f"ml-{variant}"
-    if folder.is_dir():
-        return folder
-    if variant == "100k":
-        for local in (installed_recbole(), *sorted(cache.glob("recbole-*.whl"))):
-            if local is not None:
-                return local
-    _logger.info("downloading MovieLens %s from GroupLens to %s", variant, cache)
-    url = f"{_BASE}/ml-{variant}.zip"
-    try:
-        return fetch_archive(url, folder, algorithm="md5", checksum=_MD5[variant], handlers=handlers)
-    except DataError as error:
-        if variant != "100k":
-            raise
-        _logger.info("GroupLens cannot be reached (%s); asking pip for %s", error, _RECBOLE)
-        return _download_recbole(cache, error)
+    with exclusive(cache):
+        folder = cache / f"ml-{variant}"
+        if folder.is_dir():
+            return folder
+        local = _local_100k(cache) if variant == "100k" else None
+        if local is not None:
+            return local
+        _logger.info("downloading MovieLens %s from GroupLens to %s", variant, cache)
+        url = f"{_BASE}/ml-{variant}.zip"
+        try:
+            return fetch_archive(url, folder, algorithm="md5", checksum=_MD5[variant], handlers=handlers)
+        except DataError as error:
+            if variant != "100k":
+                raise
+            _logger.info("GroupLens cannot be reached (%s); asking pip for %s", error, _RECBOLE)
+            return _download_recbole(cache, error)
+
+
+def _local_100k(cache: Path) -> Path | None:
+    """A recbole wheel in the cache, else the copy of an installed recbole."""
+    wheels = sorted(cache.glob("recbole-*.whl"))
+    return wheels[-1] if wheels else installed_recbole()
 
 
 def installed_recbole() -> Path | None:
@@ -188,7 +195,6 @@ def installed_recbole() -> Path | None:
 
 
 def _download_recbole(cache: Path, first: DataError) -> Path:
-    cache.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=cache) as partial:
         done = subprocess.run([*command, "--dest", partial, _RECBOLE], capture_output=True, text=True, check=False)

@@ -7,6 +7,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from urllib.response import addinfourl
 
@@ -270,3 +271,14 @@ def test_cache_follows_the_environment(tmp_path, monkeypatch):
     assert default_cache() == tmp_path / "llm-rec"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache().parts[-2:] == (".cache", "llm-rec")
+
+
+def test_callers_at_the_same_time_download_once(tmp_path):
+    buffer = io.BytesIO()
+    zip_of(buffer, [("ml-latest-small/ratings.csv", b"x"), ("ml-latest-small/movies.csv", b"y")])
+    server = Server(buffer.getvalue())
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(obtain_movielens, "latest-small", tmp_path, handlers=[server]) for _ in range(4)]
+        found = {job.result() for job in jobs}
+    assert found == {tmp_path / "ml-latest-small"}
+    assert server.seen == [None]
