@@ -100,6 +100,8 @@ class Interactions:
         from llm_rec.data import tables
 
         options = options or LogOptions()
+        if not len(frame):
+            raise DataError(f"{source}: no rows; a log needs at least one event")
         if time is not None and order is not None:
             raise DataError(f"give time or order, not both (got time={time!r} and order={order!r})")
         tables.require_columns(frame.columns, log_columns(user, item, time, order, options), source)
@@ -341,7 +343,7 @@ def k_core(log: Interactions, users: int = 5, items: int = 5) -> KCore:
         kept, rounds = still, rounds + 1
     if not len(kept):
         raise DataError(
-            f"the {users}-{items}-core of this log is empty (users with >= {users}, items with >= {items} events)"
+            f"no user with at least {users} events and item with at least {items} events is left; ask for smaller cores"
         )
     mask = np.zeros(log.num_events, dtype=bool)
     mask[kept] = True
@@ -354,6 +356,33 @@ def keep_last(log: Interactions, number: int) -> Interactions:
         raise ValueError(f"number of events to keep must be at least 1, got {number}")
     ends = np.repeat(log.offsets[1:], np.diff(log.offsets))
     return log.select(np.arange(log.num_events) >= ends - number)
+
+
+def drop_unused_items(catalog: Catalog, log: Interactions) -> tuple[Catalog, Interactions]:
+    """Catalog and log without the items that have no event at all, in unchanged order.
+
+    Published tables usually rank among these only (after a k-core, say). Keep the whole catalog instead when items that
+    nobody has touched yet are to be recommended too: dropping them makes the task easier.
+    """
+    if log.catalog != catalog.fingerprint:
+        raise DataError(f"the log was made from catalog {log.catalog}, not from {catalog.fingerprint}")
+    used = np.bincount(log.items, minlength=log.num_items + 1) > 0
+    kept = np.flatnonzero(used[1:]).tolist()
+    smaller = Catalog(
+        [catalog.item_ids[index] for index in kept],
+        [catalog.texts[index] for index in kept],
+        {name: [values[index] for index in kept] for name, values in catalog.columns.items()},
+    )
+    new_rows = np.cumsum(used)  # row 0, padding, is never used
+    return smaller, Interactions(
+        log.user_ids,
+        log.offsets,
+        new_rows[log.items],
+        log.times,
+        num_items=len(smaller),
+        catalog=smaller.fingerprint,
+        dropped=log.dropped,
+    )
 
 
 def log_columns(user: str, item: str, time: str | None, order: str | None, options: LogOptions) -> list[str]:
@@ -442,7 +471,7 @@ def _open_array(path: Path, length: int) -> Int64[np.ndarray, "length"]:
     """A memory-mapped int64 array; `ArtifactError` when the file is missing, damaged or of another shape."""
     try:
         array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ArtifactError(f"{path}: not readable ({error}); build the log again") from error
     if array.shape != (length,) or array.dtype != np.int64:
         raise ArtifactError(
