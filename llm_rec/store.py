@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from llm_rec.artifacts import Manifest, fingerprint, read_json, read_manifest, replacing, write_manifest
 from llm_rec.codec import Plain, from_plain
@@ -92,19 +92,21 @@ def write_shard(
     *,
     encoded: int = 0,
     duplicates: int = 0,
-    empty: Bool[np.ndarray, "rows"] | None = None,
+    empty_texts: int = 0,
     non_finite: int = 0,
 ) -> None:
-    """Write one shard atomically. Equal arguments give equal bytes: the header has a single metadata key."""
+    """Write one shard atomically, items without text (`empty_texts`) being zero rows.
+
+    Equal arguments give equal bytes: safetensors shuffles metadata, so the header has a single key.
+    """
     from safetensors.numpy import save_file
 
     vectors = np.ascontiguousarray(vectors)
-    zero = ~vectors.any(axis=1)
     facts: dict[str, Plain] = {
         "encoded": encoded,
         "duplicates": duplicates,
-        "empty_texts": 0 if empty is None else int(empty.sum()),
-        "zero_norm": int(zero.sum() if empty is None else (zero & ~empty).sum()),
+        "empty_texts": empty_texts,
+        "zero_norm": len(vectors) - int(vectors.any(axis=1).sum()) - empty_texts,
         "non_finite": non_finite,
         "sha256": hashlib.sha256(vectors.data).hexdigest(),
     }
@@ -279,6 +281,8 @@ def gather(
     open_shard: Callable[[int], np.ndarray],
 ) -> None:
     """`into[slots[i]] = vector of catalog position positions[i]`, one visit to each shard that is needed."""
+    if not len(positions):
+        return
     order = np.argsort(positions, kind="stable")
     owners = positions[order] // layout.shard_rows
     shards, starts = np.unique(owners, return_index=True)

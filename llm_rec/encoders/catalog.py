@@ -237,7 +237,7 @@ def _encode_shard(job: _Job, texts: _Texts, advance: Callable[[int], None]) -> N
         vectors,
         encoded=len(texts.own),
         duplicates=int(copied.sum()),
-        empty=texts.empty,
+        empty_texts=int(texts.empty.sum()),
         non_finite=bad,
     )
     advance(stop - start - len(texts.own))
@@ -281,7 +281,7 @@ def _copy_duplicates(job: _Job, workers: Workers) -> None:
             vectors,
             encoded=facts.encoded,
             duplicates=len(copied),
-            empty=empty,
+            empty_texts=facts.empty_texts,
             non_finite=facts.non_finite,
         )
 

@@ -177,7 +177,9 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 def test_vectors_that_are_not_finite_stop_the_job_by_name_and_keep_finished_shards(tmp_path: Path) -> None:
     catalog = job.job_catalog(300)
     recorder = Recorder(broken=" 130")
-    with pytest.raises(DataError, match=r"not finite for 1 texts \(row 131: 'red kettle folding puzzle .*'\); finished shards are kept"):
+    with pytest.raises(
+        DataError, match=r"not finite for 1 texts \(row 131: 'red kettle folding puzzle .*'\); finished shards are kept"
+    ):
         encode_catalog(catalog, recorder, tmp_path / "s", job.JOB_CONFIG)
     assert len(recorder.seen) > 64
     again = Recorder(broken=" 130")
@@ -202,43 +204,55 @@ def test_texts_whose_hashes_collide_keep_their_own_vectors() -> None:
     assert Duplicates(texts).sources(3, 6).tolist() == [3, 1, 0]
 
 
-@pytest.mark.parametrize("encoder", ["hashing", "causal"])
-def test_two_processes_write_the_bytes_of_one(tmp_path: Path, llama_folder: Path, encoder: str) -> None:
-    run_job(tmp_path / "one", encoder, "300", str(llama_folder))
-    run_job(tmp_path / "two", encoder, "300", str(llama_folder), processes=2)
+def test_two_processes_write_the_bytes_of_one(tmp_path: Path) -> None:
+    encode_catalog(job.job_catalog(300), HASHING, tmp_path / "one", job.JOB_CONFIG)
+    run_job(tmp_path / "two", "hashing", "300", processes=2)
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
 
 
-def kill_until_done(out: Path, model: Path, kills: int, seed: int) -> int:
-    """Start the job, kill -9 once a random number of files has appeared, start again; returns the kills that hit."""
-    rng = random.Random(seed)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["causal", "sentence"])
+def test_two_processes_of_a_transformer_write_the_bytes_of_one(
+    tmp_path: Path, llama_folder: Path, bert_folder: Path, name: str
+) -> None:
+    model = str(llama_folder if name == "causal" else bert_folder)
+    run_job(tmp_path / "one", name, "300", model)
+    run_job(tmp_path / "two", name, "300", model, processes=2)
+    assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
+
+
+def files_in(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+
+
+def kill_and_resume(out: Path, kills: int, *arguments: str) -> int:
+    """Start the job, kill -9 once a random number of files has appeared, again and again; the kills that hit."""
+    rng = random.Random(kills)
     hits = 0
     for _ in range(kills):
-        command = [sys.executable, str(JOB), str(out), "causal", "1500", str(model)]
+        command = [sys.executable, str(JOB), str(out), *arguments]
         process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL)
-        there = len(list(out.glob("*.safetensors"))) if out.exists() else 0
-        goal = there + rng.randint(0, 3)
-        while process.poll() is None and len(list(out.glob("*.safetensors*"))) <= goal:
-            continue
+        goal = files_in(out) + rng.randint(1, 8)
+        while process.poll() is None and files_in(out) < goal:
+            os.sched_yield()
         process.send_signal(signal.SIGKILL)
         hits += process.wait() == -signal.SIGKILL
-    run_job(out, "causal", "1500", str(model))
+    run_job(out, *arguments)
     return hits
 
 
-def check_kills(tmp_path: Path, model: Path, kills: int) -> None:
-    run_job(tmp_path / "whole", "causal", "1500", str(model))
-    assert kill_until_done(tmp_path / "killed", model, kills, seed=kills) >= 1
+def test_kill_9_and_resume_gives_the_same_bytes(tmp_path: Path) -> None:
+    encode_catalog(job.job_catalog(4000), HASHING, tmp_path / "whole", job.JOB_CONFIG)
+    assert kill_and_resume(tmp_path / "killed", 1, "hashing", "4000") == 1
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
-def test_kill_9_and_resume_gives_the_same_bytes(tmp_path: Path, llama_folder: Path) -> None:
-    check_kills(tmp_path, llama_folder, kills=1)
-
-
 @pytest.mark.slow
-def test_kill_9_five_times_and_resume_gives_the_same_bytes(tmp_path: Path, llama_folder: Path) -> None:
-    check_kills(tmp_path, llama_folder, kills=5)
+def test_kill_9_five_times_and_resume_of_a_transformer_gives_the_same_bytes(tmp_path: Path, llama_folder: Path) -> None:
+    arguments = ("causal", "2000", str(llama_folder))
+    run_job(tmp_path / "whole", *arguments)
+    assert kill_and_resume(tmp_path / "killed", 5, *arguments) >= 3
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
 def test_build_encoder_builds_the_class_of_the_config() -> None:
