@@ -40,10 +40,12 @@ def gbce(
 def gbce_beta(number: int, *, num_items: int, t: float) -> float:
     """beta = a (t (1 - 1/a) + 1/a) = 1 - t (1 - a), a = k / (num_items - 1) the sampling rate (arXiv 2308.07192).
 
+    A rate above 1 (more draws than items) counts as 1, our choice.
+
     >>> gbce_beta(256, num_items=257, t=0.75), gbce_beta(10, num_items=101, t=0.5)
     (1.0, 0.55)
     """
-    rate = number / max(num_items - 1, 1)
+    rate = min(1.0, number / max(num_items - 1, 1))
     return 1 - t * (1 - rate)
 
 

@@ -126,7 +126,7 @@ class SequentialModel(nn.Module):
     @torch.no_grad()
     def item_vectors(self) -> Float[Tensor, "items_plus_one width"]:
         """Vectors of all rows, as ranked."""
-        return self.comparable(self.items.all())
+        return self.comparable(self.items.all()).detach()
 
     def save_pretrained(self, folder: Path | str, *, catalog: str | None = None, overwrite: bool = False) -> None:
         """Write config and weights (frozen embeddings among them) as one artefact; `catalog` is its fingerprint."""

@@ -112,7 +112,7 @@ def test_weights_of_another_model_are_refused(model, tmp_path):
     weights = load_file(tmp_path / "model" / "model.safetensors")
     weights.pop(sorted(weights)[0])
     save_file(weights, tmp_path / "model" / "model.safetensors")
-    with pytest.raises(ArtifactError, match="model.safetensors: not the weights of this model .*; save it again"):
+    with pytest.raises(ArtifactError, match="(?s)model.safetensors: not the weights of this model .*; save it again"):
         SequentialModel.from_pretrained(tmp_path / "model")
 
 
