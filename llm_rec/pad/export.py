@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from llm_rec.pad.model import PADModel, SavedPAD, last_states, read_saved, read_weights, write_model
+from llm_rec.pad.model import ItemLookup, PADModel, SavedPAD, last_states, read_saved, read_weights, write_model
 from llm_rec.sequential.backbones import build_backbone
 
 KIND = "pad_serving"
@@ -37,8 +37,9 @@ class ServingPAD(nn.Module):
     def of(cls, model: PADModel) -> "ServingPAD":
         """The serving form of a trained model, on the CPU, in evaluation mode."""
         serving = cls(SavedPAD(model=model.config, sources=replace(model.sizes, width=None)))
-        serving.vectors.copy_(model.expert_matrices())
-        serving.weights.copy_(torch.cat([model.gate(rows) for rows in model.all_rows()]))
+        items = model.every_item()
+        serving.vectors.copy_(items.vectors)
+        serving.weights.copy_(items.weights)
         for backbone, name in zip(serving.backbones, model.config.experts, strict=True):
             tower = model.expert(name).backbone
             if isinstance(tower, nn.Module):
@@ -58,7 +59,7 @@ class ServingPAD(nn.Module):
 
     def item_vectors(self) -> Float[Tensor, "items_plus_one width"]:
         """The folded item matrix: one inner product with a user vector is the score of the mixture."""
-        return (self.vectors * self.weights.T[..., None]).transpose(0, 1).flatten(1)
+        return ItemLookup(self.vectors, self.weights).folded()
 
     def save_pretrained(self, folder: Path | str, *, catalog: str | None = None, overwrite: bool = False) -> None:
         """Write it as one artefact; `catalog` is the catalog's fingerprint."""

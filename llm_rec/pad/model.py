@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,15 +118,18 @@ def released_pad(*, dim: int = 128, max_length: int = 20, backbone: BackboneConf
 
 
 def pad(*, dim: int = 64, max_length: int = 50, backbone: BackboneConfig | None = None) -> PADConfig:
-    """Our own step beyond the paper: sampled softmax in all phases, a shallow projector with a linear end, ids of
-    unseen items masked and others dropped at random, so that the text alone learns to rank items without a history."""
+    """Our own step beyond the paper: sampled softmax in all phases, a shallow projector with a linear end, the aligned
+    expert on from the start; no ids for unseen items, and ids of others hidden at random, so that texts alone learn to
+    rank. Train it with `pad_negatives`. On planted worlds these reach unseen items, which the faithful preset does not.
+    """
     return PADConfig(
         dim=dim,
         max_length=max_length,
         backbone=backbone or SASRecConfig(),
         projector=TextProjectorConfig(num_layers=1, end="linear"),
         loss=SampledSoftmaxConfig(),
-        id_dropout=0.1,
+        gamma2=0.0,
+        id_dropout=0.3,
         mask_unseen_ids=True,
     )
 
@@ -139,6 +142,17 @@ def pad_negatives(config: PADConfig) -> NegativesConfig | None:
     """
     negatives = usual_negatives(config.loss)
     return negatives if negatives is None else replace(negatives, seen_in_train_only=config.mask_unseen_ids)
+
+
+class ItemLookup(NamedTuple):
+    """What the mixture knows of item rows: every expert's vectors, and the weights of the experts."""
+
+    vectors: Float[Tensor, "experts rows dim"]
+    weights: Float[Tensor, "rows experts"]
+
+    def folded(self) -> Float[Tensor, "rows width"]:
+        """Vectors of candidates: the weights multiplied in, the experts side by side."""
+        return (self.vectors * self.weights.T[..., None]).transpose(0, 1).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,18 +229,24 @@ class PADModel(nn.Module):
             keep = drawn if keep is None else keep & drawn
         return ItemInputs(rows, None if self.embeddings is None else self.embeddings[rows], keep)
 
-    def vectors(self, rows: Int64[Tensor, "rows"]) -> Float[Tensor, "experts rows dim"]:
-        """Item vectors of every expert, before the gate; zeros for padding."""
+    def look_up(self, rows: Int64[Tensor, "rows"]) -> ItemLookup:
+        """Item vectors of every expert (zeros for padding) and the gate's weights."""
         inputs = self.inputs(rows)
         own: list[Tensor] = [self.expert(name).items(inputs) for name in self.config.experts]
-        return torch.stack(own) * (rows != 0)[:, None]
+        return ItemLookup(torch.stack(own) * (rows != 0)[:, None], self._weights(inputs))
 
-    def fold(
-        self, vectors: Float[Tensor, "experts rows dim"], rows: Int64[Tensor, "rows"]
-    ) -> Float[Tensor, "rows width"]:
-        """Vectors of candidates with their gate weights multiplied in."""
-        weights: Tensor = self.gate(rows)
-        return (vectors * weights.T[..., None]).transpose(0, 1).flatten(1)
+    def _weights(self, inputs: ItemInputs) -> Float[Tensor, "rows experts"]:
+        """Gate weights; where the id does not count, the collaborative expert's share goes to the others (ours).
+
+        Its vector is zero there. If it kept its share, an item without id would have logits of a smaller scale.
+        """
+        weights: Tensor = self.gate(inputs.rows)
+        if inputs.keep is None or "collaborative" not in self.experts:
+            return weights
+        index = self.config.experts.index("collaborative")
+        silent = F.one_hot(torch.tensor(index), weights.shape[1]).bool().to(weights.device) & ~inputs.keep[:, None]
+        weights = weights.masked_fill(silent, 0.0)
+        return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
     def states(
         self,
@@ -243,19 +263,20 @@ class PADModel(nn.Module):
         """[u_1; u_2; u_3] at the last event of each right-padded row, without dropout; zeros for an empty row."""
         with evaluating(self):
             rows, places = distinct_rows(history, self.num_items + 1)
-            return last_states(self.states(self.vectors(rows), places, history != 0), history)
+            return last_states(self.states(self.look_up(rows).vectors, places, history != 0), history)
 
     @torch.no_grad()
     def item_vectors(self) -> Float[Tensor, "items_plus_one width"]:
         """[g_1 v_1; g_2 v_2; g_3 v_3] of every row: the folded item matrix."""
         with evaluating(self):
-            return torch.cat([self.fold(self.vectors(rows), rows) for rows in self.all_rows()])
+            return torch.cat([self.look_up(rows).folded() for rows in self.all_rows()])
 
     @torch.no_grad()
-    def expert_matrices(self) -> Float[Tensor, "experts items_plus_one dim"]:
-        """Vectors of every row before the gate, without dropout: what the user encoders read."""
+    def every_item(self) -> ItemLookup:
+        """All rows, without dropout: what a serving model keeps."""
         with evaluating(self):
-            return torch.cat([self.vectors(rows) for rows in self.all_rows()], dim=1)
+            parts = [self.look_up(rows) for rows in self.all_rows()]
+        return ItemLookup(torch.cat([p.vectors for p in parts], dim=1), torch.cat([p.weights for p in parts]))
 
     @torch.no_grad()
     def live_scores(
@@ -266,8 +287,10 @@ class PADModel(nn.Module):
             users = rearrange(
                 self.user_vectors(history), "batch (experts dim) -> experts batch dim", dim=self.config.dim
             )
-            items = self.vectors(candidates.flatten()).view(len(users), *candidates.shape, -1)
-            logits: Tensor = torch.einsum("ebd,ebnd->bne", users, items) * self.gate(candidates)
+            items = self.look_up(candidates.flatten())
+            vectors = items.vectors.view(len(users), *candidates.shape, -1)
+            weights = items.weights.view(*candidates.shape, -1)
+            logits: Tensor = torch.einsum("ebd,ebnd->bne", users, vectors) * weights
             return logits.sum(-1)
 
     def all_rows(self) -> tuple[Tensor, ...]:

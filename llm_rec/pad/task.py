@@ -200,11 +200,10 @@ class DisentangleTask:
         """The loss on folded candidates, which is the loss on mixed logits: each item under its own gate weights."""
         config = self.model.config
         items = step_items(batch, config.loss, self.model.num_items)
-        vectors = self.model.vectors(items.rows)
-        states = self.model.states(vectors, items.history, batch.history != 0)
+        looked_up = self.model.look_up(items.rows)
+        states = self.model.states(looked_up.vectors, items.history, batch.history != 0)
         states = states.flatten(0, 1).index_select(0, batch.positions)
-        folded = self.model.fold(vectors, items.rows)
-        total = next_item_loss(config.loss, states, folded, items, batch, num_items=self.model.num_items)
+        total = next_item_loss(config.loss, states, looked_up.folded(), items, batch, num_items=self.model.num_items)
         return StepLoss(total, {"loss": total.detach()}, float(len(batch.targets)))
 
 

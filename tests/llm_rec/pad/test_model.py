@@ -93,7 +93,7 @@ def test_vectors_are_those_of_evaluation_and_leave_the_mode_alone():
     assert torch.equal(model.item_vectors(), model.item_vectors())
     assert torch.equal(model.user_vectors(HISTORY), model.user_vectors(HISTORY))
     assert model.training
-    assert not torch.equal(model.vectors(torch.arange(1, 9)), model.vectors(torch.arange(1, 9)))
+    assert not torch.equal(model.look_up(torch.arange(1, 9)).vectors, model.look_up(torch.arange(1, 9)).vectors)
 
 
 def test_padding_of_a_history_changes_nothing():
@@ -108,9 +108,14 @@ def test_unseen_items_lose_their_ids_only_when_asked():
     seen = torch.from_numpy(tiny_split().train_counts.nonzero()[0])
     assert len(unseen) >= 1
     masked, plain = tiny_model(tiny_config(mask_unseen_ids=True)).eval(), tiny_model().eval()
-    assert float(masked.vectors(unseen)[0].abs().max()) == 0.0
-    assert bool((plain.vectors(unseen)[0].abs().sum(1) > 0).all())
-    assert torch.equal(masked.vectors(seen), plain.vectors(seen))
+    assert float(masked.look_up(unseen).vectors[0].abs().max()) == 0.0
+    assert bool((plain.look_up(unseen).vectors[0].abs().sum(1) > 0).all())
+    assert torch.equal(masked.look_up(seen).vectors, plain.look_up(seen).vectors)
+    weights = masked.look_up(unseen).weights  # the others take over the share of the silent expert
+    torch.testing.assert_close(weights.sum(-1), torch.ones(len(unseen)))
+    gate = plain.look_up(unseen).weights
+    torch.testing.assert_close(weights[:, 1:], gate[:, 1:] / gate[:, 1:].sum(-1, keepdim=True))
+    assert float(weights[:, 0].max()) == 0.0
     without_id = masked.expert("aligned").items.parts(masked.inputs(unseen)).fused
     changed = tiny_model(tiny_config(mask_unseen_ids=True)).eval()
     with torch.no_grad():
@@ -123,8 +128,8 @@ def test_id_dropout_hides_an_item_from_both_experts_with_ids_together():
     model = tiny_model(tiny_config(id_dropout=0.5, projector=TextProjectorConfig(dropout=0.0))).train()
     rows = torch.arange(1, 25)
     torch.manual_seed(0)
-    hidden = model.vectors(rows)
-    whole = model.eval().vectors(rows)
+    hidden = model.look_up(rows).vectors
+    whole = model.eval().look_up(rows).vectors
     gone = (hidden[0] == 0).all(1)
     assert 4 < int(gone.sum()) < 20
     torch.testing.assert_close(hidden[0][~gone], whole[0][~gone])

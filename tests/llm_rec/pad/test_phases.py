@@ -1,0 +1,177 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llm_rec.data import leave_one_out
+from llm_rec.data.synthetic import planted_world
+from llm_rec.errors import TrainingError
+from llm_rec.frequency_gate import BucketGateConfig, UniformGateConfig
+from llm_rec.pad.alignment import CoralConfig, InfoNCEConfig, LinearMMDConfig, NoAlignmentConfig
+from llm_rec.pad.mmd import MultiKernelMMDConfig
+from llm_rec.pad.model import ExpertRetriever, PADModel, pad, pad_negatives
+from llm_rec.pad.phases import PADTraining, faithful_training, pad_phases, retriever_of
+from llm_rec.pad.task import AlignTask, DisentangleTask
+from llm_rec.sequential.batches import BatchConfig, SequenceBatches
+from llm_rec.sequential.caser import CaserConfig
+from llm_rec.sequential.items import ItemSources
+from llm_rec.sequential.model import SequentialModel
+from llm_rec.sequential.sasrec import SASRecConfig
+from llm_rec.training.phases import run_phases
+from llm_rec.training.trainer import TrainerConfig
+from tests.llm_rec.pad.worlds import (
+    GRU,
+    histories,
+    tiny_batches,
+    tiny_config,
+    tiny_sources,
+    tiny_training,
+)
+
+HISTORY = torch.tensor([[3, 5, 9], [1, 0, 0]])
+
+
+def phases_of(config, training=None, **settings):
+    return pad_phases(config, tiny_sources(), tiny_batches(config), training or tiny_training(), **settings)
+
+
+def tensors(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_three_phases_hand_over_copies_and_keep_what_they_inherit():
+    pretrain, align, disentangle = run_phases(phases_of(tiny_config()))
+    first, second, third = pretrain.task.model, align.task.model, disentangle.task.model
+    assert isinstance(first, SequentialModel)
+    kept = second.expert("collaborative")
+    for name, value in first.items.state_dict().items():  # phase 2 left phase 1 as it was, to the bit
+        assert torch.equal(kept.items.ids.state_dict()[name], value)
+    for name, value in first.backbone.state_dict().items():
+        assert torch.equal(kept.backbone.state_dict()[name], value)
+    moved = second.expert("aligned")
+    assert not torch.equal(moved.items.ids.table.weight, first.items.table.weight)
+    changed = [name for name, p in third.named_parameters() if not torch.equal(p, second.get_parameter(name))]
+    assert set(changed) == {name for name, _ in third.named_parameters()}  # phase 3 trains everything
+    assert third.embeddings is second.embeddings or torch.equal(third.embeddings, second.embeddings)
+    assert [set(done.result.history[-1]) >= {"epoch"} for done in (pretrain, align, disentangle)] == [True] * 3
+
+
+def test_each_phase_is_checkpointed_and_runs_alone(tmp_path):
+    config = tiny_config()
+    together = run_phases(phases_of(config))
+    for name in ("pretrain", "align", "disentangle"):
+        last = run_phases(phases_of(config), tmp_path, only=name)[-1]
+        assert last.trained
+    for one, other in zip(together, run_phases(phases_of(config), tmp_path), strict=True):
+        assert not other.trained
+        for name, value in one.task.module.state_dict().items():
+            assert torch.equal(other.task.module.state_dict()[name], value), (one.name, name)
+    with pytest.raises(TrainingError, match=r"config.gamma2 is -4.0 in the folder, -2.0 here"):
+        run_phases(phases_of(replace(config, gamma2=-2.0)), tmp_path)
+
+
+ABLATIONS = {
+    "no MMD": {"alignment": NoAlignmentConfig()},
+    "InfoNCE": {"alignment": InfoNCEConfig()},
+    "linear kernel": {"alignment": LinearMMDConfig()},
+    "cosine kernel": {"alignment": LinearMMDConfig(cosine=True)},
+    "Laplace kernel": {"alignment": MultiKernelMMDConfig(kernel="laplacian")},
+    "CORAL": {"alignment": CoralConfig()},
+    "no anchor": {"anchor": False},
+    "no collaborative expert": {"experts": ("aligned", "text")},
+    "no aligned expert": {"experts": ("collaborative", "text")},
+    "no text expert": {"experts": ("collaborative", "aligned")},
+    "text expert alone": {"experts": ("text",)},
+    "single bucket": {"gate": BucketGateConfig(num_buckets=1)},
+    "no gate": {"gate": UniformGateConfig()},
+    "no pre-training": {"pretrain": False},
+    "GRU4Rec": {"backbone": GRU},
+    "Caser": {"backbone": CaserConfig()},
+}
+
+
+@pytest.mark.parametrize("changes", ABLATIONS.values(), ids=ABLATIONS.keys())
+def test_every_ablation_is_a_config(changes):
+    config = tiny_config(**changes)
+    done = run_phases(phases_of(config, tiny_training(epochs=1)))
+    expected = ["pretrain"] * (config.pretrain and config.experts != ("text",))
+    expected += ["align"] * ("aligned" in config.experts) + ["disentangle"]
+    assert [phase.name for phase in done] == expected
+    model = done[-1].task.module
+    assert isinstance(model, PADModel)
+    assert torch.isfinite(model.user_vectors(HISTORY) @ model.item_vectors().T).all()
+    assert model.item_vectors().shape == (25, config.dim * len(config.experts))
+
+
+def test_validation_gets_the_recommender_of_its_phase():
+    seen = []
+
+    def validate(retriever):
+        seen.append((type(retriever), retriever.item_vectors().shape[1]))
+        return {"ndcg@10": 0.0}
+
+    run_phases(phases_of(tiny_config(), tiny_training(epochs=1), validate=validate))
+    assert seen == [(SequentialModel, 8), (ExpertRetriever, 8), (PADModel, 24)]
+
+
+def test_task_of_another_system_has_no_retriever():
+    class Other:
+        module = torch.nn.Identity()
+
+        def loss(self, batch):
+            raise NotImplementedError
+
+    with pytest.raises(TypeError, match="Other is not a task of PAD's phases"):
+        retriever_of(Other())
+
+
+def test_released_training_settings():
+    training = faithful_training()
+    rates = [training.pretrain.learning_rate, training.align.learning_rate, training.disentangle.learning_rate]
+    assert rates == [1e-5, 1e-5, 1e-4]
+    assert {(t.weight_decay, t.epochs, t.patience, t.monitor) for t in (training.pretrain, training.disentangle)} == {
+        (0.1, 400, 20, "hit@10")
+    }
+
+
+def test_alignment_brings_texts_closer_to_ids():
+    config = tiny_config(alignment=MultiKernelMMDConfig(weight=5.0))
+    align = next(done for done in run_phases(phases_of(config, tiny_training(epochs=8))) if done.name == "align")
+    assert isinstance(align.task, AlignTask)
+    first, last = (align.result.history[place]["losses"]["alignment"] for place in (0, -1))
+    assert last < 0.7 * first
+
+
+def hit_rate(retriever, split, events, number):
+    """Share of events whose target is among the first `number` items not in the history."""
+    rows = histories(split, events, retriever.max_length)
+    scores = (retriever.user_vectors(rows) @ retriever.item_vectors().T).scatter(1, rows, -torch.inf)
+    scores[:, 0] = -torch.inf
+    target = torch.from_numpy(split.log.items[events])[:, None]
+    return float(((scores > scores.gather(1, target)).sum(1) < number).float().mean())
+
+
+def test_pad_ranks_unseen_items_that_ids_alone_cannot():
+    world = planted_world(300, 120, num_clusters=6, dim=16, lengths=(5, 10), seed=3)
+    split = leave_one_out(world.log)
+    config = pad(dim=16, max_length=8, backbone=SASRecConfig(num_layers=1, dropout=0.1))
+    batches = SequenceBatches(split, BatchConfig(max_length=8, tokens=256), pad_negatives(config), seed=0)
+    trainer = TrainerConfig(epochs=12, learning_rate=5e-3, device="cpu")
+    training = PADTraining(pretrain=trainer, align=trainer, disentangle=replace(trainer, epochs=5, learning_rate=1e-3))
+    sources = ItemSources.from_split(split, embeddings=world.embeddings)
+    pretrain, _, disentangle = run_phases(pad_phases(config, sources, batches, training))
+    assert isinstance(disentangle.task, DisentangleTask)
+    unseen = split.test[split.train_counts[split.log.items[split.test]] == 0]
+    chance = 10 / (120 - 7)
+    assert len(unseen) >= 30
+    assert hit_rate(pretrain.task.model, split, unseen, 10) < chance
+    assert hit_rate(disentangle.task.model, split, unseen, 10) > 3 * chance
+    sasrec, mixture = (hit_rate(done.task.model, split, split.test, 10) for done in (pretrain, disentangle))
+    assert mixture > sasrec + 0.03
+    print(
+        hit_rate(pretrain.task.model, split, unseen, 10),
+        hit_rate(disentangle.task.model, split, unseen, 10),
+        sasrec,
+        mixture,
+        chance,
+    )
