@@ -14,8 +14,8 @@ that is built on first use (about 1.5 GB each).
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from itertools import islice
+from pathlib import Path
 from time import perf_counter, process_time
 
 import numpy as np
