@@ -3,10 +3,10 @@
 A float32 matmul gives one inner product different last bits in different tiles, chunks, thread counts and devices, so
 two items with the same vector may come out one ulp apart, and a rank would depend on the chunk size. Here the
 matmul only *screens*. Whatever the order of summation, the float32 score of width K is off by at most
-``gamma * |u| * |v|`` with ``gamma = K * 2^-24 / (1 - K * 2^-24)`` (the standard forward error bound of inner products),
-so every item outside that band around the target's score is decided. The few inside are scored again by `pair_scores`:
-products of float32 numbers are exact in float64, and they are added along one fixed tree of elementwise additions, which
-IEEE arithmetic rounds the same way everywhere. Ranks are therefore those of the float64 tree scores: integers that
+``gamma * |u| * |v|``, ``gamma = K * 2^-24 / (1 - K * 2^-24)`` (the standard forward error bound of inner products), so
+every item outside that band around the target's score is decided. The few inside are scored again by `pair_scores`:
+products of float32 numbers are exact in float64, and they are added along one fixed tree of elementwise additions,
+which IEEE arithmetic rounds the same way everywhere. Ranks are therefore those of the float64 tree scores: integers that
 depend neither on the chunk size, the batch, the device, nor on the number of threads or processes.
 """
 
@@ -50,7 +50,7 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Item vectors that take part in a ranking. `position[row]` is -1 for item rows that do not (padding among them)."""
+    """Item vectors that take part in a ranking; `position[row]` is -1 for item rows that do not, padding among them."""
 
     vectors: Float32[Tensor, "items dim"]
     rows: Int64[Tensor, "items"]

@@ -132,7 +132,7 @@ def per_target(ranks: Ranks, ks: Sequence[int] = (5, 10, 20)) -> dict[str, Float
         raise ValueError(f"ks must be at least 1 each, got {tuple(ks)}")
     tied = ranks.ties + 1.0
     end = ranks.better + ranks.ties + 1
-    metrics = {}
+    metrics: dict[str, np.ndarray] = {}
     for k in ks:
         recall = np.clip((k - ranks.better) / tied, 0.0, 1.0)
         gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))])
