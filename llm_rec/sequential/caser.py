@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from llm_rec.sequential.dropout import Dropout
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaserConfig:
@@ -42,7 +44,7 @@ class Caser(nn.Module):
         heights = range(1, config.window + 1)
         self.horizontal = nn.ModuleList(nn.Conv1d(dim, config.num_horizontal, height) for height in heights)
         self.vertical = nn.Conv1d(1, config.num_vertical, config.window)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.hidden = nn.Linear(config.window * config.num_horizontal + config.num_vertical * dim, dim)
         self.out = nn.Linear(dim, dim)
 

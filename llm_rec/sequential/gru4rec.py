@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from llm_rec.sequential.dropout import Dropout
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GRU4RecConfig:
@@ -31,7 +33,7 @@ class GRU4Rec(nn.Module):
 
     def __init__(self, config: GRU4RecConfig, dim: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         between = config.dropout if config.num_layers > 1 else 0.0
         self.gru = nn.GRU(dim, config.hidden, config.num_layers, batch_first=True, dropout=between)
         self.out = nn.Linear(config.hidden, dim)

@@ -9,6 +9,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from llm_rec.sequential.dropout import Dropout
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SASRecConfig:
@@ -60,7 +62,7 @@ class SASRec(nn.Module):
         self.positions = config.positions
         self.position_table = nn.Parameter(torch.empty(max_length, dim))
         self.embedding_norm = nn.LayerNorm(dim) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, dim) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(dim) if config.final_norm else nn.Identity()
         init_xavier(self)
@@ -97,11 +99,11 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(dim, config.ffn_multiplier * dim),
             nn.ReLU() if config.activation == "relu" else nn.GELU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.ffn_multiplier * dim, dim),
         )
         self.attention_norm, self.ffn_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, states: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         if self.pre:

@@ -112,11 +112,13 @@ class NextItemTask:
 
     def _cross_entropy(self, config: CrossEntropyConfig, batch: SequenceBatch) -> Float[Tensor, ""]:
         table = self.model.items(torch.arange(self.model.num_items + 1, device=batch.history.device))
-        states = self._states(F.embedding(batch.history, table), batch) / config.temperature
-        return losses.cross_entropy(states, self.model.comparable(table), batch.targets, max_logits=config.max_logits)
+        states = self._states(F.embedding(batch.history, table), batch)
+        return losses.cross_entropy(
+            states / config.temperature, self.model.comparable(table), batch.targets, max_logits=config.max_logits
+        )
 
     def _sampled_softmax(self, config: SampledSoftmaxConfig, batch: SequenceBatch) -> Float[Tensor, ""]:
-        positive, negative = self._logits(batch)
+        positive, negative = self._logits(batch, config.temperature)
         negatives = self._negatives(batch)
         pos_log_q, neg_log_q = batch.pos_log_q, batch.neg_log_q
         if config.log_q != "none" and (pos_log_q is None or neg_log_q is None):
@@ -127,20 +129,20 @@ class NextItemTask:
             neg_log_q = neg_log_q + math.log(negatives.shape[-1])
         targets = batch.targets[:, None]
         return losses.sampled_softmax(
-            positive / config.temperature,
-            negative / config.temperature,
+            positive,
+            negative,
             pos_log_q=pos_log_q if config.log_q == "both" else None,
             neg_log_q=neg_log_q if config.log_q != "none" else None,
             hits=negatives == targets if config.remove_hits else None,
         )
 
-    def _logits(self, batch: SequenceBatch) -> Logits:
+    def _logits(self, batch: SequenceBatch, temperature: float = 1.0) -> Logits:
         """Scores, from one look-up of all item rows the batch names: the parts of an item are computed together."""
         negatives = self._negatives(batch)
         rows = torch.cat([batch.history.flatten(), batch.targets, negatives.flatten()])
         sizes = [batch.history.numel(), batch.targets.numel(), negatives.numel()]
         history, target, negative = torch.split(self.model.items(rows), sizes)
-        states = self._states(history.view(*batch.history.shape, -1), batch)
+        states = self._states(history.view(*batch.history.shape, -1), batch) / temperature
         positive = (states * self.model.comparable(target)).sum(dim=-1)
         negative = self.model.comparable(negative)
         if negatives.dim() == 1:

@@ -18,7 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from llm_rec.artifacts import fingerprint, read_json, read_manifest, replacing, write_artifact, write_json
+from llm_rec.artifacts import (
+    canonical_json,
+    fingerprint,
+    read_json,
+    read_manifest,
+    replacing,
+    write_artifact,
+    write_json,
+)
 from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.errors import ArtifactError, ConfigError, TrainingError
 
@@ -87,7 +95,11 @@ def load_weights(path: Path, module: nn.Module) -> None:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with replacing(path) as partial:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        save_file(_on_cpu(tensors), partial)
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -146,8 +158,8 @@ class CheckpointFolder:
         """Write a checkpoint, then drop all but the last two and the best weights that none of them names."""
         target = self.path / f"update-{position.updates:08d}"
         with write_artifact(target, kind=KIND, fingerprint=run, overwrite=True) as folder:
-            save_tensors(folder / "state.safetensors", tensors)
-            write_json(folder / "state.json", position)
+            save_file(_on_cpu(tensors), folder / "state.safetensors")
+            (folder / "state.json").write_bytes(canonical_json(position))
         for old in self._checkpoints()[:-KEPT]:
             shutil.rmtree(old)
         needed = {self.best_path(self._position(kept).best_epoch) for kept in self._checkpoints()}

@@ -43,12 +43,16 @@ CHECKPOINT_SECONDS = 10.0
 
 
 class TaskLoss(nn.Module, Generic[BatchT]):
-    """A task as a module whose forward is its loss: what DDP and autocast can wrap while tasks stay plain objects."""
+    """A task as a module whose forward is its loss: what DDP and autocast can wrap while tasks stay plain objects.
+
+    Buffers are not sent around in every step, as DDP would: a frozen embedding table may be larger than the model.
+    """
 
     def __init__(self, task: Task[BatchT]) -> None:
         super().__init__()
         self.module = task.module
         self._task = task
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def forward(self, batch: BatchT) -> StepLoss:
         return self._task.loss(batch)
@@ -108,6 +112,8 @@ class Loop(Generic[BatchT]):
         self.optimizer = _optimizer(config, chosen)
         self.step_optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.step_module = self.accelerator.prepare_model(TaskLoss(task), device_placement=False)
+        if self.world > 1:
+            broadcast(list(self.module.buffers()))  # once, from the first process
         self.span = config.accumulation * self.world  # batches of the source in one update
         self.updates_per_epoch = math.ceil(len(source) / self.span)
         self.identity = identity(config, self.module, len(source), self.world, inputs)
@@ -352,7 +358,7 @@ class Loop(Generic[BatchT]):
             parts[part][name] = value
         load_module(self.module, parts["module"])
         load_optimizer(self.optimizer, self.module, parts["optimizer"])
-        write_generators({name: value[self.rank] for name, value in parts["random"].items()})
+        write_generators({name: value[self.rank].clone() for name, value in parts["random"].items()})
         for values in parts["sums"].values():
             self.sums.load(self.position.losses, values[self.rank].to(self.device))
         self.checked = self.position.update
@@ -383,7 +389,7 @@ def _accelerator(config: TrainerConfig, folder: Path | None) -> Accelerator:
         mixed_precision=config.precision,
         log_with=list(config.trackers) or None,
         project_dir=folder,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if config.trackers:
         plain = to_plain(config)

@@ -1,7 +1,7 @@
 """What the trainer needs to know of a model: a task gives a loss, a batch source gives batches. Nothing more."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 Batch = TypeVar("Batch")
 Batch_co = TypeVar("Batch_co", covariant=True)
 Batch_contra = TypeVar("Batch_contra", contravariant=True)
+Moved = TypeVar("Moved")
 
 
 class StepLoss(NamedTuple):
@@ -26,12 +27,14 @@ class StepLoss(NamedTuple):
     weight: float = 1.0
 
 
+@runtime_checkable
 class Movable(Protocol):
     """A batch: something that can be put on a device."""
 
-    def to(self, device: torch.device) -> Self: ...
+    def to(self: Moved, device: torch.device) -> Moved: ...
 
 
+@runtime_checkable
 class Task(Protocol[Batch_contra]):
     """A model together with what is asked of it. `module` holds every parameter and buffer a checkpoint must keep."""
 
@@ -43,6 +46,7 @@ class Task(Protocol[Batch_contra]):
         ...
 
 
+@runtime_checkable
 class BatchSource(Protocol[Batch_co]):
     """Batches of an epoch as a pure function of (seed of the source, epoch, step): that is what makes resume exact."""
 

@@ -1,0 +1,112 @@
+"""Tiny tasks that trainer tests train: a linear model, and a transformer with dropout that processes can run."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from llm_rec.training import StepLoss, Trainer, TrainerConfig
+from llm_rec.training.checkpoint import load_tensors, save_weights
+
+
+@dataclass(frozen=True)
+class Batch:
+    inputs: Tensor
+    targets: Tensor
+
+    def to(self, device):
+        return Batch(self.inputs.to(device), self.targets.to(device))
+
+
+class Stopped(Exception):
+    """Stands for the end of a process at a given step."""
+
+
+class Source:
+    """Batches as a pure function of (epoch, step); `sizes` gives the rows of each step; may stop or spoil a step."""
+
+    def __init__(self, sizes, *, width=4, stop_at=None, nan_at=None, dtype=torch.float32):
+        self.sizes, self.width, self.dtype = sizes, width, dtype
+        self.stop_at, self.nan_at = stop_at, nan_at
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def epoch(self, epoch, first_step=0):
+        for step in range(first_step, len(self.sizes)):
+            if (epoch, step) == self.stop_at:
+                raise Stopped
+            yield self.batch(epoch, step)
+
+    def batch(self, epoch, step):
+        generator = torch.Generator().manual_seed(1000 * epoch + step)
+        inputs = torch.randn(self.sizes[step], self.width, generator=generator, dtype=self.dtype)
+        if (epoch, step) == self.nan_at:
+            inputs[0, 0] = float("nan")
+        return Batch(inputs, inputs.sin().sum(1))
+
+
+class Regression:
+    """Squared error of any module with one output; weighs a batch by its rows."""
+
+    def __init__(self, module, *, weighted=True):
+        self.module, self.weighted = module, weighted
+
+    def loss(self, batch):
+        errors = (self.module(batch.inputs).squeeze(-1) - batch.targets).square()
+        total = errors.mean()
+        return StepLoss(total, {"worst": errors.detach().amax()}, float(len(errors)) if self.weighted else 1.0)
+
+    def score(self):
+        """Higher is better: minus the error on fixed rows."""
+        return {"score": -self.loss(Source([64]).batch(10**6, 0)).total.item()}
+
+
+def linear(seed=0, dtype=torch.float32):
+    torch.manual_seed(seed)
+    return Regression(nn.Linear(4, 1).to(dtype))
+
+
+def transformer(seed=0, dropout=0.3):
+    torch.manual_seed(seed)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout, batch_first=True)
+    return Regression(nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Linear(1, 8), layer, nn.Flatten(), nn.Linear(32, 1)))
+
+
+CONFIG = TrainerConfig(
+    epochs=3, learning_rate=1e-2, clip_norm=1.0, monitor="score", warmup_steps=5, schedule="cosine", checkpoint_every=4
+)
+
+
+def train_transformer(folder: Path, config: TrainerConfig = CONFIG, steps: int = 40) -> None:
+    """What a killed process runs: trains in `folder`, then leaves ``model.safetensors`` there."""
+    torch.set_num_threads(1)
+    task = transformer()
+    Trainer(config, folder).fit(task, Source([16] * steps), validate=task.score)
+    save_weights(folder / "model.safetensors", task.module)
+
+
+def train_in_process(rank: int, world: int, port: int, folder: Path, config: TrainerConfig, stop_at=None) -> None:
+    """One of several gloo processes; each leaves its weights."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    torch.set_num_threads(1)
+    task = linear(dtype=torch.float64)
+    source = Source([3, 8, 5, 2, 7, 4, 6, 1, 9], dtype=torch.float64, stop_at=stop_at)
+    try:
+        Trainer(config, folder).fit(task, source)
+        save_weights(folder / f"model-{rank}.safetensors", task.module)
+    except Stopped:
+        pass
+    torch.distributed.destroy_process_group()
+
+
+def without_times(entry):
+    return {key: value for key, value in entry.items() if key not in ("seconds", "examples_per_second")}
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    left, right = load_tensors(one), load_tensors(other)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
