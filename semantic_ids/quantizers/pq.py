@@ -1,0 +1,155 @@
+"""Product quantisation: the vector is cut into blocks, each with its own k-means."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from semantic_ids.kmeans import Init, kmeans, nearest, squared_distances
+from semantic_ids.quantizers.checkpoint import FitCheckpoint
+from semantic_ids.quantizers.codebooks import gather_codewords
+from semantic_ids.quantizers.protocol import FitLog, Progress
+from semantic_ids.quantizers.saving import (
+    QuantizerState,
+    check_codes,
+    check_sizes,
+    decode_in_chunks,
+    encode_in_chunks,
+    plain_config,
+    require_fitted,
+    save_quantizer,
+)
+from semantic_ids.vectors import Vectors, check_vectors, sample, seeded, take
+
+_SAMPLE = 301
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PQConfig:
+    """Product quantisation (Jegou et al., 2011): `num_codebooks` blocks of near equal width, one codebook each.
+
+    Books are unordered and, unlike those of Mixture-of-Codes, see different parts of the vector. `rotate` applies a
+    random rotation first, which spreads the variance over the blocks (it is not OPQ, which learns the rotation).
+    """
+
+    num_codebooks: int = 4
+    codebook_size: int = 256
+    rotate: bool = False
+    init: Init = "k-means++"
+    iterations: int = 25
+    sample_size: int = 262_144
+
+    def __post_init__(self) -> None:
+        check_sizes(self.num_codebooks, self.codebook_size)
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        if self.sample_size < self.codebook_size:
+            raise ValueError(f"sample_size {self.sample_size} is smaller than codebook_size {self.codebook_size}")
+
+
+class ProductQuantizer:
+    """`tables` (books codes width): blocks narrower than `width` are filled up with zeros, which no distance sees."""
+
+    def __init__(self, config: PQConfig, input_dim: int, *, device: str = "cpu") -> None:
+        if input_dim < config.num_codebooks:
+            raise ValueError(f"vectors of width {input_dim} cannot be cut into {config.num_codebooks} blocks")
+        self.config, self._input_dim, self._device = config, input_dim, torch.device(device)
+        self._state: dict[str, Tensor] | None = None
+        sizes = [len(block) for block in np.array_split(np.arange(input_dim), config.num_codebooks)]
+        place = torch.arange(max(sizes))
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        inside = place < torch.tensor(sizes).unsqueeze(1)
+        self._inside = inside.flatten().nonzero().flatten().to(self._device)  # where input column j lies in the blocks
+        self._columns = torch.where(inside, starts.unsqueeze(1) + place, input_dim).to(self._device)
+
+    @property
+    def input_dim(self) -> int:
+        return self._input_dim
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return (self.config.codebook_size,) * self.config.num_codebooks
+
+    @property
+    def tables(self) -> Tensor:
+        """Codewords of each block (books codes width)."""
+        return require_fitted(self._state, self.config)["tables"]
+
+    def fit(
+        self, vectors: Vectors, *, seed: int = 0, checkpoint: Path | None = None, progress: Progress | None = None
+    ) -> FitLog:
+        """A checkpoint is kept after every block."""
+        started = time.monotonic()
+        check_vectors(vectors, self.input_dim)
+        kept = FitCheckpoint.of(checkpoint, plain_config(self.config), vectors, seed, str(self._device))
+        rotation = self._rotation(seed)
+        rows = sample(vectors, self.config.sample_size, seeded(seed, _SAMPLE), self._device)
+        blocks = self._blocks(rows @ rotation)
+        found = kept.load()
+        tables = list(found[0]["tables"].to(self._device)) if found else []
+        history = cast(list[dict[str, float]], found[1]["history"]) if found else []
+        for book in range(self.config.num_codebooks):
+            if book == len(tables):
+                block = kmeans(
+                    blocks[:, book].contiguous(),
+                    self.config.codebook_size,
+                    generator=seeded(seed, book),
+                    iterations=self.config.iterations,
+                    init=self.config.init,
+                )
+                tables.append(block.centroids)
+                history.append({"step": float(book + 1), "inertia": block.inertia})
+                kept.save({"tables": torch.stack(tables)}, {"history": [dict(entry) for entry in history]})
+            if progress is not None:
+                progress(book + 1, self.config.num_codebooks, history[book])
+        self._state = {"tables": torch.stack(tables), "rotation": rotation}
+        return FitLog(steps=len(tables), history=tuple(history), seconds=time.monotonic() - started)
+
+    def encode(self, vectors: Vectors) -> Int64[np.ndarray, "items books"]:
+        return encode_in_chunks(vectors, self.input_dim, self._encode, self._device)
+
+    def decode(self, codes: Int64[np.ndarray, "items books"]) -> Float32[np.ndarray, "items dim"]:
+        state = require_fitted(self._state, self.config)
+        check_codes(codes, self.codebook_sizes)
+
+        def piece(part: Tensor) -> Tensor:
+            chosen = gather_codewords(state["tables"], part)
+            return chosen.flatten(1)[:, self._inside] @ state["rotation"].T
+
+        return decode_in_chunks(codes, piece, self._device)
+
+    def last_costs(
+        self, vectors: Vectors, codes: Int64[np.ndarray, "items books"]
+    ) -> Float[Tensor, "items last_codes"]:
+        check_vectors(vectors, self.input_dim)
+        check_codes(codes, self.codebook_sizes)
+        state = require_fitted(self._state, self.config)
+        rows = take(vectors, torch.arange(len(vectors)), self._device) @ state["rotation"]
+        return squared_distances(self._blocks(rows)[:, -1], state["tables"][-1])
+
+    def save(self, path: Path) -> None:
+        save_quantizer(path, self.config, self.input_dim, require_fitted(self._state, self.config))
+
+    def restore(self, state: QuantizerState) -> None:
+        """Take over saved codebooks."""
+        self._state = {name: value.to(self._device) for name, value in state.items()}
+
+    def _encode(self, vectors: Tensor) -> Tensor:
+        state = require_fitted(self._state, self.config)
+        blocks = self._blocks(vectors @ state["rotation"])
+        return torch.stack([nearest(blocks[:, book], table) for book, table in enumerate(state["tables"])], 1)
+
+    def _blocks(self, vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch books width"]:
+        return torch.nn.functional.pad(vectors, (0, 1))[:, self._columns]
+
+    def _rotation(self, seed: int) -> Tensor:
+        if not self.config.rotate:
+            return torch.eye(self.input_dim, device=self._device)
+        draw = torch.randn(self.input_dim, self.input_dim, generator=seeded(seed, _SAMPLE, 1), dtype=torch.float64)
+        orthogonal: Tensor = torch.linalg.qr(draw).Q
+        return orthogonal.float().to(self._device)
