@@ -100,6 +100,8 @@ class Interactions:
         from llm_rec.data import tables
 
         options = options or LogOptions()
+        if not len(frame):
+            raise DataError(f"{source}: no rows; a log needs at least one event")
         if time is not None and order is not None:
             raise DataError(f"give time or order, not both (got time={time!r} and order={order!r})")
         tables.require_columns(frame.columns, log_columns(user, item, time, order, options), source)
@@ -341,7 +343,7 @@ def k_core(log: Interactions, users: int = 5, items: int = 5) -> KCore:
         kept, rounds = still, rounds + 1
     if not len(kept):
         raise DataError(
-            f"the {users}-{items}-core of this log is empty (users with >= {users}, items with >= {items} events)"
+            f"no user with at least {users} events and item with at least {items} events is left; ask for smaller cores"
         )
     mask = np.zeros(log.num_events, dtype=bool)
     mask[kept] = True
@@ -442,7 +444,7 @@ def _open_array(path: Path, length: int) -> Int64[np.ndarray, "length"]:
     """A memory-mapped int64 array; `ArtifactError` when the file is missing, damaged or of another shape."""
     try:
         array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ArtifactError(f"{path}: not readable ({error}); build the log again") from error
     if array.shape != (length,) or array.dtype != np.int64:
         raise ArtifactError(

@@ -3,7 +3,9 @@
 This module imports pandas; the rest of `llm_rec.data` imports it only inside the functions that need it.
 """
 
+import gzip
 import html
+import json
 from collections.abc import Iterable, Sequence
 from datetime import date
 from difflib import get_close_matches
@@ -62,7 +64,7 @@ def read_table(
             case "csv":
                 frame = _read_csv(path, ids)
             case "jsonl":
-                frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+                frame = _read_jsonl(path)
     except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as {form} ({_one_line(error)})") from error
     except DataError:
@@ -84,6 +86,23 @@ def _read_csv(path: Path, ids: Sequence[str]) -> pd.DataFrame:
         na_values=[""],
         low_memory=False,
     )
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    """One object a line, values as JSON has them: nothing is guessed to be a date or a number."""
+    rows = []
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}: line {number} is not JSON ({error}); repair or remove it") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}: line {number} holds a {type(row).__name__}, expected one JSON object a line")
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _one_line(error: Exception) -> str:
@@ -209,26 +228,28 @@ def template_columns(text: str | Sequence[str]) -> list[str]:
 
 
 def _fields(template: str) -> list[tuple[str, str, str]]:
+    return [(name, spec or "", conversion or "") for _, name, spec, conversion in _parse(template) if name is not None]
+
+
+def _parse(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
     try:
-        parsed = list(Formatter().parse(template))
+        return list(Formatter().parse(template))
     except ValueError as error:
         raise DataError(f"text template {template!r}: {error}; write columns as {{title}}") from error
-    return [(name, spec or "", conversion or "") for _, name, spec, conversion in parsed if name is not None]
 
 
 def render_texts(frame: pd.DataFrame, text: str | Sequence[str]) -> list[str]:
     """One text a row. A template is filled in; several columns are joined with ". ", without the empty ones."""
-    columns = [clean_texts(frame[name]) for name in template_columns(text)]
+    cells = {name: clean_texts(frame[name]) for name in template_columns(text)}
+    rows = zip(*cells.values(), strict=True)
     if not isinstance(text, str) or "{" not in text:
-        return [". ".join(piece for piece in pieces if piece) for pieces in zip(*columns, strict=True)]
-    literals = [literal for literal, *_ in Formatter().parse(text)]
-    literals += [""] * (len(columns) + 1 - len(literals))
-    rows = zip(*columns, strict=True)
-    return [_clean_blanks(_interleave(literals, pieces)) if any(pieces) else "" for pieces in rows]
-
-
-def _interleave(literals: list[str], pieces: Sequence[str]) -> str:
-    return "".join(part for pair in zip(literals, (*pieces, ""), strict=True) for part in pair)
+        return [". ".join(piece for piece in row if piece) for row in rows]
+    slots = {name: slot for slot, name in enumerate(cells)}
+    parts = [(literal, -1 if name is None else slots[name]) for literal, name, *_ in _parse(text)]
+    return [
+        _clean_blanks("".join(literal + ("" if slot < 0 else row[slot]) for literal, slot in parts)) if any(row) else ""
+        for row in rows
+    ]
 
 
 def _clean_blanks(text: str) -> str:
