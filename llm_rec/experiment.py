@@ -492,8 +492,7 @@ def _call(what: str, command: Sequence[str], timeout: float | None) -> str:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
-        raw = error.stdout or b""
-        log = raw if isinstance(raw, str) else raw.decode(errors="replace")
+        log = (error.stdout or b"").decode(errors="replace")  # bytes, also when text was asked for
         raise PeerError(f"{what} ran longer than {timeout:g} s; its output ends with:\n{_tail(log)}") from error
     except OSError as error:
         raise PeerError(f"{what} could not be started: {error}") from error

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from llm_rec.codec import Plain
-from llm_rec.data.catalog import Catalog
 from llm_rec.data.interactions import Interactions
+from llm_rec.data.sources.folder import FolderConfig, load_folder
 from llm_rec.data.splits import Split, leave_one_out
 from llm_rec.experiment import (
     Cell,
@@ -111,10 +111,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def read_log(folder: Path) -> Interactions:
-    catalog = Catalog.from_parquet(folder / "items.parquet", item="item_id", text="item_id")
-    return Interactions.from_parquet(
-        folder / "interactions.parquet", catalog, user="user_id", item="item_id", order="order"
-    )
+    return load_folder(FolderConfig(path=folder))[1]
 
 
 def write_rows(folder: Path, path: Path) -> Path:

@@ -41,7 +41,9 @@ def folder(tmp_path: Path) -> Path:
     events = [(f"u{u}", f"i{(u * 3 + k) % 12}", k) for u in range(6) for k in range(4 + u)]
     frame = pd.DataFrame(events, columns=["user_id", "item_id", "order"]).sample(frac=1.0, random_state=0)
     frame.to_parquet(tmp_path / "interactions.parquet")
-    pd.DataFrame({"item_id": [f"i{k}" for k in range(12)]}).to_parquet(tmp_path / "items.parquet")
+    pd.DataFrame({"item_id": [f"i{k}" for k in range(12)], "title": [f"Item {k}" for k in range(12)]}).to_parquet(
+        tmp_path / "items.parquet"
+    )
     return tmp_path
 
 
@@ -112,7 +114,7 @@ def test_ratios_pair_ours_with_every_peer_that_finished(bench: ModuleType) -> No
 
     failed = CellResult(Cell("rectools", dict(setting), 0), "failed", 1.0, [], "PeerError: pip")
     other = CellResult(Cell("llm-rec", {"what": "full ranking", "on": "y"}, 0), "done", 1.0, [Record("users/s", 1.0)])
-    results = [other, result("llm-rec", 30, 12), result("recbole", 3, 2), failed]
+    results = [other, result("llm-rec", 30.0, 12.0), result("recbole", 3.0, 2.0), failed]
     lines = bench.side_by_side(results, setting)
     assert [(line.against, line.unit, line.ratio) for line in lines] == [
         ("recbole", "targets/s", 10.0),
