@@ -29,7 +29,7 @@ from jaxtyping import Float64
 from llm_rec.artifacts import canonical_json, fingerprint, read_json, replacing, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.errors import ArtifactError, ConfigError, LlmRecError
-from llm_rec.metrics import significance
+from llm_rec.metrics.significance import compare_seeds, holm
 from llm_rec.progress import progress, track
 
 ESTABLISHED_SEEDS = 5  # fewer seeds than this and a row is labelled exploratory
@@ -315,8 +315,8 @@ def compare(
             theirs = values[baseline].get((columns, metric), {})
             shared = sorted(ours.keys() & theirs.keys())
             if metric in metrics and shared:
-                gap = np.array([ours[seed].value - theirs[seed].value for seed in shared], dtype=np.float64)
-                found.append(_comparison(model, baseline, metric, ours[shared[0]].columns, gap))
+                sides = [ours[seed].value for seed in shared], [theirs[seed].value for seed in shared]
+                found.append(_comparison(model, baseline, metric, ours[shared[0]].columns, *sides))
     t_p = _holm([c.t_p for c in found])
     flip_p = _holm([c.sign_flip_p for c in found])
     return [replace(c, holm_t_p=t, holm_sign_flip_p=f) for c, t, f in zip(found, t_p, flip_p, strict=True)]
@@ -337,22 +337,22 @@ def _by_model(results: Sequence[CellResult]) -> dict[str, dict[tuple[bytes, str]
 
 
 def _comparison(
-    model: str, baseline: str, metric: str, columns: dict[str, Plain], gap: Float64[np.ndarray, "seeds"]
+    model: str, baseline: str, metric: str, columns: dict[str, Plain], ours: list[float], theirs: list[float]
 ) -> Comparison:
-    several = len(gap) > 1
+    test = compare_seeds(theirs, ours) if len(ours) > 1 else None
     return Comparison(
         model=model,
         baseline=baseline,
         columns=columns,
         metric=metric,
-        difference=float(gap.mean()),
-        std=float(gap.std(ddof=1)) if several else None,
-        seeds=len(gap),
-        t_p=significance.paired_t(gap) if several else None,
-        sign_flip_p=significance.sign_flip(gap) if several else None,
+        difference=test.difference if test else ours[0] - theirs[0],
+        std=test.std if test else None,
+        seeds=len(ours),
+        t_p=test.p_t if test else None,
+        sign_flip_p=test.p_sign if test else None,
         holm_t_p=None,
         holm_sign_flip_p=None,
-        exploratory=len(gap) < ESTABLISHED_SEEDS,
+        exploratory=len(ours) < ESTABLISHED_SEEDS,
     )
 
 
@@ -360,7 +360,7 @@ def _holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction of the p-values that exist; None stays None."""
     there = [i for i, p in enumerate(p_values) if p is not None]
     corrected: list[float | None] = [None] * len(p_values)
-    for i, p in zip(there, significance.holm([cast(float, p_values[i]) for i in there]), strict=True):
+    for i, p in zip(there, holm([cast(float, p_values[i]) for i in there]), strict=True):
         corrected[i] = float(p)
     return corrected
 
@@ -450,8 +450,10 @@ def run_peer(
     try:
         result = json.loads(lines[-1].removeprefix("RESULT "))
     except json.JSONDecodeError as error:
-        raise PeerError(f"{name}: {script.name} gave a RESULT line that is not JSON ({error}): {lines[-1]}") from error
-    return cast(dict[str, Plain], result)
+        raise PeerError(f"{name}: {script.name} gave a RESULT line that is not a JSON object: {lines[-1]}") from error
+    if not isinstance(result, dict):
+        raise PeerError(f"{name}: {script.name} gave a RESULT line that is not a JSON object: {lines[-1]}")
+    return result
 
 
 def peer_environment(name: str, requirements: Path, *, cache: Path | None = None, python: str = sys.executable) -> Path:
@@ -459,21 +461,27 @@ def peer_environment(name: str, requirements: Path, *, cache: Path | None = None
 
     A build that was interrupted has no `ready` file and is built again.
     """
-    pins = requirements.read_text(encoding="utf-8")
-    release = _call(
-        f"{name}: {python}", [python, "-c", "import platform; print(platform.python_version())"], 60
-    ).strip()
-    folder = (cache or default_peer_cache()) / f"{name}-{fingerprint(pins, release)}"
+    folder = peer_folder(name, requirements, cache=cache, python=python)
     interpreter = folder / "bin" / "python"
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with progress(f"installing {name}", None):
-            _call(f"{name}: venv", [python, "-m", "venv", str(folder)], 600)
+            _call(f"{name}: venv", [python, "-m", "venv", str(folder)], 600.0)
             install = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-r", str(requirements)]
-            _call(f"{name}: pip install -r {requirements.name}", [str(interpreter), *install], 3600)
+            _call(f"{name}: pip install -r {requirements.name}", [str(interpreter), *install], 3600.0)
         (folder / "ready").touch()
     return interpreter
+
+
+def peer_folder(name: str, requirements: Path, *, cache: Path | None = None, python: str = sys.executable) -> Path:
+    """Where the environment of these pins lives: other pins or another Python give another folder."""
+    if not requirements.is_file():
+        raise PeerError(f"{name}: {requirements} does not exist; name the file that pins what the peer needs")
+    code = "import platform; print(platform.python_version())"
+    release = _call(f"{name}: {python}", [python, "-c", code], 60.0).strip()
+    pins = fingerprint(requirements.read_text(encoding="utf-8"), release)
+    return (cache or default_peer_cache()) / f"{name}-{pins}"
 
 
 def _call(what: str, command: Sequence[str], timeout: float | None) -> str:
@@ -484,8 +492,7 @@ def _call(what: str, command: Sequence[str], timeout: float | None) -> str:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
-        raw = error.stdout or b""
-        log = raw if isinstance(raw, str) else raw.decode(errors="replace")
+        log = (error.stdout or b"").decode(errors="replace")  # bytes, also when text was asked for
         raise PeerError(f"{what} ran longer than {timeout:g} s; its output ends with:\n{_tail(log)}") from error
     except OSError as error:
         raise PeerError(f"{what} could not be started: {error}") from error
