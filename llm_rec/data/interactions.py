@@ -53,7 +53,8 @@ class Dropped:
 class Interactions:
     """Events of U users, each user's in time order: user `u` owns events `offsets[u]` to `offsets[u + 1]`.
 
-    `items` are catalog rows (1..num_items). `times` is None where the source knows only the order of events.
+    `items` are catalog rows (1..num_items). `times` is None where the source knows only the order of events. Arrays of
+    your own are taken as they are, but for their lengths; `validate` reads all of them.
     """
 
     def __init__(
@@ -74,6 +75,11 @@ class Interactions:
         self.num_items = num_items
         self.catalog = catalog  # fingerprint of the catalog whose rows `items` are
         self.dropped = dropped or Dropped()
+        if len(self.user_ids) != self.num_users or (times is not None and len(times) != len(items)):
+            raise DataError(
+                f"lengths do not agree: {len(self.user_ids)} user ids, {len(offsets)} offsets (one more than users), "
+                f"{len(items)} items, {'no' if times is None else len(times)} times"
+            )
 
     @classmethod
     def from_frame(
@@ -210,6 +216,30 @@ class Interactions:
             catalog=self.catalog,
             dropped=self.dropped,
         )
+
+    def validate(self) -> None:
+        """Check every event: `DataError` for offsets that are none, rows outside the catalog, and unsorted times."""
+        if self.offsets[0] != 0 or self.offsets[-1] != self.num_events or (np.diff(self.offsets) < 0).any():
+            raise DataError(
+                f"offsets must rise from 0 to the {self.num_events} events, got {self.offsets.tolist()[:9]}"
+            )
+        outside = np.flatnonzero((self.items < 1) | (self.items > self.num_items))
+        if len(outside):
+            event = int(outside[0])
+            raise DataError(
+                f"{len(outside)} events have no item row in 1..{self.num_items}, first event {event}: "
+                f"{self.items[event]}"
+            )
+        if self.times is None:
+            return
+        back = np.flatnonzero(np.diff(self.times) < 0) + 1
+        back = np.setdiff1d(back, self.offsets)  # the first event of a user may be earlier than the one before it
+        if len(back):
+            user = self.user_ids[int(self.users_of(back[:1])[0])]
+            raise DataError(
+                f"times of {len(back)} events are before the event in front of them, first that of user {user!r} at "
+                f"event {back[0]}; sort each user's events by time, or read them by from_frame, which does"
+            )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,5 +1,6 @@
 """Logs: sorting, ids, filters, cores, and the files that give the same log back."""
 
+import gzip
 from collections import Counter
 from datetime import UTC, date, datetime
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_rec.data import Catalog, Dropped, Interactions, LogOptions, drop_unused_items, k_core, keep_last, planted_world
+from llm_rec.data.interactions import read_log
 from llm_rec.errors import ArtifactError, DataError
 
 CATALOG = Catalog(["a", "b", "c", "d"], ["A", "B", "C", "D"])
@@ -285,6 +287,31 @@ def test_columns_of_one_name_are_refused():
         Interactions.from_frame(frame, CATALOG, user="user", item="item")
 
 
+def test_bad_ids_are_shown_with_the_rows_of_the_table():
+    message = refused([("u", 1.0, 0), ("u", 1.0, 1), ("u", 1.0, 2), ("u", 2.5, 3), ("u", 2.5, 4)])
+    assert "column 'item': id is not a whole number in 2 of 5 rows, counted from 0 (row 3: 2.5, row 4: 2.5)" in message
+
+
+def by_hand(offsets, items, times, users=("u", "v")):
+    as_array = [None if values is None else np.array(values, dtype=np.int64) for values in (offsets, items, times)]
+    return Interactions(users, *as_array, num_items=4, catalog="none")
+
+
+def test_arrays_by_hand_are_validated():
+    by_hand([0, 2, 3], [1, 2, 3], [5, 5, 0]).validate()
+    by_hand([0, 0, 0], [], None).validate()
+    with pytest.raises(DataError, match=r"lengths do not agree: 1 user ids, 3 offsets .*, 3 items, no times"):
+        by_hand([0, 2, 3], [1, 2, 3], None, users=("u",))
+    with pytest.raises(DataError, match=r"offsets must rise from 0 to the 3 events, got \[0, 2, 2\]"):
+        by_hand([0, 2, 2], [1, 2, 3], None).validate()
+    with pytest.raises(DataError, match=r"2 events have no item row in 1..4, first event 0: 0"):
+        by_hand([0, 2, 3], [0, 2, 5], None).validate()
+    with pytest.raises(
+        DataError, match="times of 1 events are before the event in front of them, first that of user 'v' at"
+    ):
+        by_hand([0, 1, 3], [1, 2, 3], [9, 2, 1]).validate()
+
+
 def test_select_refuses_to_leave_nothing():
     with pytest.raises(DataError, match="none of the 1 events is left; loosen the filter"):
         log_of([("u", "a", 1)]).select(np.array([False]))
@@ -353,6 +380,18 @@ def test_pickled_arrays_are_never_opened(tmp_path):
     np.save(tmp_path / "log" / "items.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ArtifactError, match=r"items.npy: not readable"):
         Interactions.load(tmp_path / "log")
+
+
+def test_packed_files_and_byte_order_marks_are_read(tmp_path):
+    with gzip.open(tmp_path / "log.csv.gz", "wt", encoding="utf-8-sig") as stream:
+        stream.write("user,item\nu,a\nu,b\n")
+    with gzip.open(tmp_path / "log.jsonl.gz", "wt", encoding="utf-8-sig") as stream:
+        stream.write('{"user": "u", "item": "a"}\n\n{"user": "u", "item": "b"}\n')
+    for name in ("log.csv.gz", "log.jsonl.gz"):
+        assert histories(read_log(tmp_path / name, CATALOG, user="user", item="item")) == {"u": ["a", "b"]}
+    (tmp_path / "bad.csv.gz").write_bytes(b"not packed")
+    with pytest.raises(DataError, match=r"bad.csv.gz: not readable as csv \("):
+        read_log(tmp_path / "bad.csv.gz", CATALOG, user="user", item="item")
 
 
 def test_exported_file_reads_back_as_the_same_log(tmp_path):
