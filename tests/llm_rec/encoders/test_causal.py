@@ -158,6 +158,7 @@ def test_vectors_of_a_real_decoder_are_collapsed_until_they_are_whitened(tmp_pat
     white = fit_transform(raw, [PCAConfig(dim=64, whiten=True), NormaliseConfig()], tmp_path / "white")
     figures = [mean_cosine(store.all()[1:]) for store in (raw, centred, white)]
     record_property("mean_cosine_raw_centred_white", figures)
-    assert figures[0] > 0.8
+    # last tokens of these titles are one of three words, so they stay further apart than the means
+    assert figures[0] > (0.8 if pooling == "mean" else 0.5)
     assert abs(figures[1]) < 0.05
     assert abs(figures[2]) < 0.05
