@@ -30,7 +30,25 @@ from llm_rec.encoders import (
     encode_catalog,
 )
 
-WORDS = "steel cotton garden travel classic mini deluxe set lamp kettle chair phone case cable brush bag mug".split()
+WORDS = [
+    "steel",
+    "cotton",
+    "garden",
+    "travel",
+    "classic",
+    "mini",
+    "deluxe",
+    "set",
+    "lamp",
+    "kettle",
+    "chair",
+    "phone",
+    "case",
+    "cable",
+    "brush",
+    "bag",
+    "mug",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,20 +48,23 @@ from llm_rec.store import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeConfig:
-    """`shard_rows` items are encoded, held in memory and lost by a kill at most; a batch holds at most
-    `tokens_per_batch` tokens, padding included, and `texts_per_batch` texts. `non_finite` says what a NaN or infinite
-    vector does: stop with an error that names the items, or become zero and be counted in the store's report.
+    """`shard_rows` items are encoded, held in memory and lost by a kill at most.
+
+    A batch holds at most `tokens_per_batch` tokens, padding included (None: what suits the encoder's device), and
+    `texts_per_batch` texts. `non_finite` says what a NaN or infinite vector does: stop with an error that names the
+    items, or become zero and be counted in the store's report.
     """
 
     shard_rows: int = 8192
-    tokens_per_batch: int = 4096
-    texts_per_batch: int = 256
+    tokens_per_batch: int | None = None
+    texts_per_batch: int = 512
     non_finite: Literal["error", "zero"] = "error"
 
     def __post_init__(self) -> None:
         for name in ("shard_rows", "tokens_per_batch", "texts_per_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +134,13 @@ def _plan(catalog: Catalog, encoder: TextEncoder, config: EncodeConfig) -> dict[
     return {
         "layout": {"num_items": len(catalog), "shard_rows": config.shard_rows},
         "inputs": {"catalog": catalog.fingerprint, "encoder": encoder.fingerprint()},
-        "batches": {"tokens_per_batch": config.tokens_per_batch, "texts_per_batch": config.texts_per_batch},
+        "batches": {"tokens_per_batch": _budget(encoder, config), "texts_per_batch": config.texts_per_batch},
         "environment": dict(encoder.environment()),
     }
+
+
+def _budget(encoder: TextEncoder, config: EncodeConfig) -> int:
+    return config.tokens_per_batch or encoder.tokens_per_batch
 
 
 def _prepare_folder(folder: Path, plan: dict[str, Plain], *, overwrite: bool) -> None:
@@ -225,7 +232,7 @@ def _blank(texts: Sequence[str]) -> Bool[np.ndarray, "rows"]:
 def _encode_shard(job: _Job, texts: _Texts, advance: Callable[[int], None]) -> None:
     start, stop = job.layout.bounds(texts.shard)
     vectors = np.zeros((stop - start, job.encoder.dim), dtype=np.float32)
-    batches = token_batches(texts.tokens.lengths, job.config.tokens_per_batch, job.config.texts_per_batch)
+    batches = token_batches(texts.tokens.lengths, _budget(job.encoder, job.config), job.config.texts_per_batch)
     vectors[texts.own] = job.encoder.encode_tokens(texts.tokens, _counted(batches, advance))
     bad = _handle_non_finite(job, vectors, start)
     copied = ~texts.empty & (texts.sources != np.arange(start, stop))

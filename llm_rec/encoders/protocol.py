@@ -21,6 +21,11 @@ class TextEncoder(Protocol):
     @property
     def dim(self) -> int: ...
 
+    @property
+    def tokens_per_batch(self) -> int:
+        """The token budget of a batch that suits this encoder on its device, when the caller names none."""
+        ...
+
     def fingerprint(self) -> str:
         """Changes whenever the vectors would: weights, tokens, pooling, prefix, precision, normalisation."""
         ...

@@ -39,6 +39,15 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             return torch.float16
 
 
+def suitable_tokens(device: torch.device) -> int:
+    """Tokens of a batch: a GPU needs many to be busy; on a CPU more tokens bring nothing but more padding.
+
+    Measured with a 23 M parameter encoder on one core: 512 and 1,024 are equally fast, 4,096 is 1.4 times slower on
+    a few hundred titles because its batches mix lengths.
+    """
+    return 1_024 if device.type == "cpu" else 32_768
+
+
 def torch_environment(device: torch.device) -> Mapping[str, Plain]:
     """What the last bits of a forward pass depend on beside weights and batches."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

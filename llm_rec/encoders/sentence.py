@@ -21,6 +21,7 @@ from llm_rec.encoders.runtime import (
     pick_device,
     pick_dtype,
     quiet_loading,
+    suitable_tokens,
     torch_environment,
     weights_digest,
 )
@@ -95,6 +96,10 @@ class SentenceEncoder:
     @property
     def dim(self) -> int:
         return self._dim
+
+    @property
+    def tokens_per_batch(self) -> int:
+        return suitable_tokens(self.device)
 
     @cached_property
     def _fingerprint(self) -> str:

@@ -132,7 +132,7 @@ def mean_cosine(vectors: np.ndarray) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_vectors_of_a_real_decoder_are_collapsed_until_they_are_whitened(tmp_path, pooling, capsys) -> None:
+def test_vectors_of_a_real_decoder_are_collapsed_until_they_are_whitened(tmp_path, pooling, record_property) -> None:
     pytest.importorskip("gguf", reason="reading the decoder needs gguf")
     try:
         config = smollm2(pooling)
@@ -157,10 +157,8 @@ def test_vectors_of_a_real_decoder_are_collapsed_until_they_are_whitened(tmp_pat
     centred = fit_transform(raw, [CentreConfig()], tmp_path / "centred")
     white = fit_transform(raw, [PCAConfig(dim=64, whiten=True), NormaliseConfig()], tmp_path / "white")
     figures = [mean_cosine(store.all()[1:]) for store in (raw, centred, white)]
-    with capsys.disabled():
-        print(
-            f"\nSmolLM2 {pooling}: mean cosine raw {figures[0]:.3f}, centred {figures[1]:.4f}, white {figures[2]:.4f}"
-        )
-    assert figures[0] > 0.8
+    record_property("mean_cosine_raw_centred_white", figures)
+    # last tokens of these titles are one of three words, so they stay further apart than the means
+    assert figures[0] > (0.8 if pooling == "mean" else 0.5)
     assert abs(figures[1]) < 0.05
     assert abs(figures[2]) < 0.05

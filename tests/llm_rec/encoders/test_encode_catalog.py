@@ -43,6 +43,7 @@ class Recorder:
         self.broken = broken
         self.extra = environment or {}
         self.dim = HASHING.dim
+        self.tokens_per_batch = HASHING.tokens_per_batch
         self.waiting: list[list[str]] = []
 
     def fingerprint(self) -> str:
