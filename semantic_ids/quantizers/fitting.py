@@ -31,7 +31,7 @@ class FitConfig:
 
     steps: int = 2000
     batch_size: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     ramp_steps: int = 50
     warmup_steps: int = 200

@@ -105,12 +105,12 @@ def test_loss_gives_the_codebook_only_its_term_and_the_encoder_only_the_rest(kin
     codewords = gather_codewords(model.bottleneck.tables, quantized.codes)
     alone = torch.autograd.grad(codebook_loss(inputs, codewords), model.bottleneck.tables)[0]
     torch.testing.assert_close(table_0, alone)  # neither does the reconstruction
-    for none, full, quarter in zip(encoder_0, encoder_1, encoder_q):
+    for none, full, quarter in zip(encoder_0, encoder_1, encoder_q, strict=True):
         torch.testing.assert_close(quarter, none + 0.25 * (full - none))
     model.zero_grad()
     parts, _ = model(x, LossWeights(0.0, "sum", "sum", 0.0))
     through = torch.autograd.grad(parts.reconstruction, list(model.encoder.parameters()))
-    for grad, expected in zip(encoder_0, through):
+    for grad, expected in zip(encoder_0, through, strict=True):
         torch.testing.assert_close(grad, expected)
 
 

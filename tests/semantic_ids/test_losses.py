@@ -16,7 +16,9 @@ def test_summed_reconstruction_is_width_times_the_mean_one():
     given, target = torch.randn(2, 5, 7, generator=seeded(1), dtype=torch.float64)
     summed, mean = (reconstruction_loss(given, target, how) for how in ("sum", "mean"))
     torch.testing.assert_close(summed, 7 * mean)
-    torch.testing.assert_close(summed, torch.stack([(g - t).square().sum() for g, t in zip(given, target)]).mean())
+    torch.testing.assert_close(
+        summed, torch.stack([(g - t).square().sum() for g, t in zip(given, target, strict=True)]).mean()
+    )
 
 
 @pytest.mark.parametrize("loss", [codebook_loss, commitment_loss])
