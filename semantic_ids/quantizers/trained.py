@@ -57,6 +57,15 @@ class RQVAEConfig:
             raise ValueError(f"beam_size must be at least 1, got {self.beam_size}")
 
 
+def _shallow() -> AutoencoderConfig:
+    """A deep encoder draws the latent vectors into clusters, and then all books are the same book."""
+    return AutoencoderConfig(hidden_dims=(256,), latent_dim=64)
+
+
+def _gentle() -> FitConfig:
+    return FitConfig(learning_rate=1e-3)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureOfCodesConfig:
     """Parallel codebooks on one latent vector (Mixture-of-Codes, arXiv 2410.09560): reconstruction from the published
@@ -81,8 +90,8 @@ class MixtureOfCodesConfig:
     decoder: Literal["shared", "separate"] = "shared"
     projection: Literal["none", "linear"] = "none"
     diversity_weight: float = 0.0
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=_shallow)
+    fit: FitConfig = field(default_factory=_gentle)
 
     def __post_init__(self) -> None:
         check_sizes(self.num_codebooks, self.codebook_size)

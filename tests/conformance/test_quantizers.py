@@ -154,6 +154,32 @@ def test_codes_use_their_books_and_keep_neighbours_far_better_than_a_random_hash
     assert random.reconstruction_relative == pytest.approx(1, abs=1e-3)
 
 
+def test_one_level_and_one_book_are_the_same_model_code_for_code():
+    level = fitted(RQVAEConfig(**TRAINED, num_codebooks=1))[0]
+    book = fitted(MixtureOfCodesConfig(**TRAINED, num_codebooks=1))[0]
+    codes = level.encode(VECTORS)
+    assert np.array_equal(codes, book.encode(VECTORS))
+    assert np.array_equal(level.decode(codes), book.decode(codes))
+
+
+def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
+    config = RQKMeansConfig(codebook_size=SIZE)
+    build_quantizer(config, DIM).fit(VECTORS, checkpoint=tmp_path / "fit")
+    with pytest.raises(ValueError, match=r"belongs to a fit with another seed \(0, now 1\); remove the file or name"):
+        build_quantizer(config, DIM).fit(VECTORS, seed=1, checkpoint=tmp_path / "fit")
+
+
+def test_residual_kmeans_loses_less_with_every_level_and_adds_up():
+    quantizer = fitted(RQKMeansConfig(codebook_size=SIZE))[0]
+    codes, tables = quantizer.encode(VECTORS), quantizer.tables.numpy()
+    total, errors = np.zeros_like(VECTORS), []
+    for level in range(3):
+        total = total + tables[level, codes[:, level]]
+        errors.append(float(np.square(VECTORS - total).sum()))
+    assert errors[0] > errors[1] > errors[2]
+    np.testing.assert_allclose(quantizer.decode(codes), total, rtol=1e-5, atol=1e-5)
+
+
 @every
 def test_the_global_random_state_is_left_alone(config):
     state = torch.get_rng_state()
