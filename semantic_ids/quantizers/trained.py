@@ -33,9 +33,13 @@ class RQVAEConfig:
     """Residual-quantised autoencoder: the codes of TIGER (arXiv 2305.05065), LC-Rec and LETTER; coarse to fine.
 
     loss = reconstruction + sum_l ( |sg(r_l) - c_l|^2 + beta |r_l - sg(c_l)|^2 ), with beta on the commitment alone.
-    `reduction` "sum" adds over dimensions; "mean" (LC-Rec, GRID) makes the same beta act latent_dim / input_dim as
-    strong the other way: effective beta = beta x input_dim / latent_dim. `books_reduction` "sum" is TIGER's, "mean"
-    LC-Rec's. `beam_size` > 1 encodes with that many candidates per row.
+    `reduction` "sum" adds over dimensions; under "mean" (LC-Rec, GRID) the same beta acts input_dim / latent_dim times
+    as strong beside the reconstruction. `books_reduction` "sum" is TIGER's, "mean" LC-Rec's. `beam_size` > 1 encodes
+    with that many candidates per row.
+
+    The widths are TIGER's. On 8,347 MiniLM product titles, 2,000 steps (about a minute of one core) use every code of
+    every level and keep .62 of the ten nearest neighbours; with one hidden layer of 256 and learning rate 1e-3 it is
+    .48, with residual k-means .46. Short fits need the warm-up: k-means of an untrained encoder is a bad start.
 
     Prefer `RQKMeansConfig` for an answer in seconds, `MixtureOfCodesConfig` for unordered codes as ranking features.
     """
