@@ -10,9 +10,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from semantic_ids.autoencoder import LossWeights, QuantizedAutoencoder
+from semantic_ids.codebooks import Quantized, reseed
 from semantic_ids.files import Plain
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
-from semantic_ids.quantizers.codebooks import Quantized, reseed
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.vectors import Vectors, sample, seeded, take
 
@@ -31,7 +31,7 @@ class FitConfig:
 
     steps: int = 2000
     batch_size: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     ramp_steps: int = 50
     warmup_steps: int = 200
