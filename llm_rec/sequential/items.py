@@ -298,12 +298,17 @@ def distinct_rows(
 ) -> tuple[Int64[Tensor, "distinct"], Int64[Tensor, "*shape"]]:
     """Rows to compute, and where each of `rows` is among them: nothing is computed for an item twice if avoidable.
 
-    On the CPU the distinct rows are found by sorting. Elsewhere that would wait for the device, so the choice is by
-    counts alone: every row of the table once, or every occurrence.
+    On the CPU the distinct rows are found by marking them in a table, or by sorting when the table would be much
+    longer than `rows`. Elsewhere either would wait for the device, so the choice is by counts alone: every row of the
+    table once, or every occurrence.
     """
-    if rows.device.type == "cpu":
+    if rows.device.type == "cpu" and num_rows > 16 * rows.numel():
         distinct, place = torch.unique(rows, return_inverse=True)
         return distinct, place
+    if rows.device.type == "cpu":
+        marks = torch.zeros(num_rows, dtype=torch.int64)
+        marks[rows.flatten()] = 1
+        return marks.nonzero().squeeze(1), F.embedding(rows, marks.cumsum(0)[:, None]).squeeze(-1) - 1
     if rows.numel() >= num_rows:
         return torch.arange(num_rows, device=rows.device), rows
     return rows.flatten(), torch.arange(rows.numel(), device=rows.device).view(rows.shape)

@@ -61,7 +61,7 @@ def pad_sasrec() -> SASRecConfig:
 
 
 def released_sasrec(*, num_layers: int = 1, dropout: float = 0.2) -> SASRecConfig:
-    """The block of SASRec's released code, as toolkits carry it on: "query" norm, narrow feed-forward, unmasked padding."""
+    """The block of SASRec's released code, as toolkits carry it on: one head, narrow feed-forward, unmasked padding."""
     return SASRecConfig(
         num_layers=num_layers, num_heads=1, dropout=dropout, ffn_multiplier=1, norm="query", null_key=True
     )
@@ -149,8 +149,9 @@ class Block(nn.Module):
         if queries is states:
             q, k, v = self.qkv(states).chunk(3, dim=-1)
         else:
-            weight, bias = self.qkv.weight.split([dim, 2 * dim]), self.qkv.bias.split([dim, 2 * dim])
-            q, (k, v) = F.linear(queries, weight[0], bias[0]), F.linear(states, weight[1], bias[1]).chunk(2, dim=-1)
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(queries, weight[:dim], bias[:dim])
+            k, v = F.linear(states, weight[dim:], bias[dim:]).chunk(2, dim=-1)
         if null_key is not None:
             _, key, value = self.qkv.bias.expand(len(states), 1, 3 * dim).chunk(3, dim=-1)
             k, v = torch.cat([key, k], dim=1), torch.cat([value, v], dim=1)

@@ -172,9 +172,10 @@ def test_id_dropout_drops_whole_id_vectors_at_its_rate_in_training_only():
 
 def test_distinct_rows_rebuild_the_rows():
     rows = torch.tensor([[3, 1, 3], [0, 1, 1]])
-    distinct, place = distinct_rows(rows, 10)
-    assert distinct.tolist() == [0, 1, 3]
-    assert torch.equal(distinct[place], rows)
+    for num_rows in (4, 10, 1000):  # by marking, by marking, by sorting
+        distinct, place = distinct_rows(rows, num_rows)
+        assert distinct.tolist() == [0, 1, 3]
+        assert torch.equal(distinct[place], rows)
 
 
 def test_rows_off_the_cpu_are_chosen_by_counts_alone():

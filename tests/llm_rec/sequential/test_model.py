@@ -121,6 +121,9 @@ def test_damaged_and_foreign_folders_are_refused(model, tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(ArtifactError, match="not the weights of this model"):
         SequentialModel.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model": {}, "sources": {"num_item": 3}}')
+    with pytest.raises(ArtifactError, match="config.json: not the settings of a model .*did you mean 'num_items'"):
+        SequentialModel.from_pretrained(tmp_path / "model")
     with write_artifact(tmp_path / "other", kind="catalog", fingerprint="f"):
         pass
     with pytest.raises(ArtifactError, match="holds a catalog, not a sequential_model"):

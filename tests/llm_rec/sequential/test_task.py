@@ -199,6 +199,34 @@ def test_only_the_item_rows_of_the_batch_get_a_gradient_from_a_sampled_loss(spli
     assert set(touched.tolist()) <= set(named.tolist()) - {0}
 
 
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_step_never_reads_a_value_on_the_host(loss, split, world):
+    """Tensors without values (device "meta") go through loss and gradient, so nothing in a step waits for a value."""
+    items = MixedItemsConfig(id_dropout=0.2, mask_unseen_ids=True)
+    source = SequenceBatches(split, BatchConfig(max_length=15, tokens=64), usual_negatives(loss), seed=0)
+    batch = next(source.epoch(0)).to("meta")
+    for backbone in (SASRecConfig(), SASRecConfig(positions="from_start"), GRU4RecConfig(), CaserConfig()):
+        model = model_for(split, world, items, backbone, score="cosine").to("meta")
+        step = NextItemTask(model, loss).loss(batch)
+        step.total.backward()
+        assert step.total.is_meta
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_step_in_bf16_is_close_to_one_in_fp32(loss, split, world):
+    source = SequenceBatches(split, BatchConfig(max_length=15, tokens=64), usual_negatives(loss), seed=0)
+    batch = next(source.epoch(0))
+    for backbone in (SASRecConfig(), GRU4RecConfig()):
+        task = NextItemTask(model_for(split, world, MixedItemsConfig(), backbone).eval(), loss)
+        exact = task.loss(batch).total
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = task.loss(batch).total
+        assert rough.dtype == torch.float32
+        assert rough.item() == pytest.approx(exact.item(), rel=0.02)
+        exact, rough = (torch.autograd.grad(loss, task.module.items.id.table.weight)[0] for loss in (exact, rough))
+        assert F.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.98
+
+
 def test_a_batch_without_what_the_loss_needs_is_an_error(split, world):
     model = model_for(split, world)
     bare = next(SequenceBatches(split, BatchConfig(max_length=15, tokens=64), None, seed=0).epoch(0))
