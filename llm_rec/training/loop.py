@@ -110,7 +110,9 @@ class Loop(Generic[BatchT]):
         chosen = optimizer_groups(self.module, groups, config.weight_decay)
         self.parameters = [p for group in chosen for p in group["params"]]
         self.optimizer = _optimizer(config, chosen)
-        self.step_optimizer = self.accelerator.prepare_optimizer(self.optimizer)
+        # Accelerate's wrapper looks for packages on the disk in every step; only a gradient scaler needs it.
+        scaled = self.accelerator.scaler is not None
+        self.step_optimizer = self.accelerator.prepare_optimizer(self.optimizer) if scaled else self.optimizer
         self.step_module = self.accelerator.prepare_model(TaskLoss(task), device_placement=False)
         if self.world > 1:
             broadcast(list(self.module.buffers()))  # once, from the first process

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -40,10 +39,10 @@ def _log(folder):
     return [without_times(json.loads(line)) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_stopped_at_every_step_and_rerun_equals_a_run_left_alone(tmp_path):
+def test_stopped_once_at_any_update_and_rerun_equals_a_run_left_alone(tmp_path):
     weights, result = _run(tmp_path / "alone")
     for epoch in (1, 2):
-        for step in range(7):
+        for step in range(epoch - 1, 7, 2):  # in the first and in the second half of an update
             folder = tmp_path / f"stopped-{epoch}-{step}"
             with pytest.raises(Stopped):
                 _run(folder, stop_at=(epoch, step))
@@ -53,7 +52,7 @@ def test_stopped_at_every_step_and_rerun_equals_a_run_left_alone(tmp_path):
             assert _log(folder) == _log(tmp_path / "alone")
 
 
-def test_stopped_at_every_step_in_turn_equals_a_run_left_alone(tmp_path):
+def test_stopped_at_every_step_one_after_another_equals_a_run_left_alone(tmp_path):
     weights, _ = _run(tmp_path / "alone", config=replace(SHORT, accumulation=1))
     for epoch in (1, 2):
         for step in range(7):
@@ -74,31 +73,31 @@ def test_a_folder_changes_no_number_and_checkpoints_are_two(tmp_path):
     assert len(kept) <= 5
 
 
-def _killed_until_finished(folder, kills, span, rng):
-    """Kill a training process at `kills` random moments, then let it end; returns how many kills hit a running one."""
+def _killed_until_finished(folder, steps, kills, span, rng):
+    """Kill a process at `kills` random moments of its training, then let it end; returns how many hit."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.llm_rec.training.tiny", "llm_rec.training.loop"])
     hits = 0
-    for _ in range(kills):
-        process = context.Process(target=train_transformer, args=(folder,))
+    for attempt in range(kills + 1):
+        ready, tell = context.Pipe(duplex=False)
+        process = context.Process(target=train_transformer, args=(folder, steps, tell))
         process.start()
-        process.join(timeout=rng.uniform(0.0, span))
+        tell.close()
+        ready.poll(timeout=None)
+        process.join(timeout=rng.uniform(0.0, span) if attempt < kills else None)
         process.kill()
         process.join()
-        hits += process.exitcode == -9
-    process = context.Process(target=train_transformer, args=(folder,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -9
+        hits += 1
     return hits
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_and_rerun_equals_a_run_left_alone(tmp_path, kills):
-    before = time.perf_counter()
-    _killed_until_finished(tmp_path / "alone", 0, 0.0, random.Random(0))
-    span = (time.perf_counter() - before) / kills
-    hits = _killed_until_finished(tmp_path / "killed", kills, span, random.Random(kills))
+@pytest.mark.parametrize(("kills", "steps"), [(2, 20), pytest.param(20, 150, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_and_rerun_equals_a_run_left_alone(tmp_path, kills, steps):
+    _killed_until_finished(tmp_path / "alone", steps, 0, 0.0, random.Random(0))
+    seconds = sum(json.loads(line)["seconds"] for line in (tmp_path / "alone" / "log.jsonl").read_text().splitlines())
+    hits = _killed_until_finished(tmp_path / "killed", steps, kills, seconds / kills, random.Random(kills))
     assert hits >= 1
     assert same_tensors(tmp_path / "alone" / "model.safetensors", tmp_path / "killed" / "model.safetensors")
     assert _log(tmp_path / "killed") == _log(tmp_path / "alone")

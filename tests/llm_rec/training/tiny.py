@@ -1,6 +1,7 @@
 """Tiny tasks that trainer tests train: a linear model, and a transformer with dropout that processes can run."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +28,16 @@ class Stopped(Exception):
 class Source:
     """Batches as a pure function of (epoch, step); `sizes` gives the rows of each step; may stop or spoil a step."""
 
-    def __init__(self, sizes, *, width=4, stop_at=None, nan_at=None, dtype=torch.float32):
+    def __init__(self, sizes, *, width=4, stop_at=None, nan_at=None, dtype=torch.float32, ready=None):
         self.sizes, self.width, self.dtype = sizes, width, dtype
-        self.stop_at, self.nan_at = stop_at, nan_at
+        self.stop_at, self.nan_at, self.ready = stop_at, nan_at, ready
 
     def __len__(self):
         return len(self.sizes)
 
     def epoch(self, epoch, first_step=0):
+        if self.ready is not None:
+            self.ready.send(True)
         for step in range(first_step, len(self.sizes)):
             if (epoch, step) == self.stop_at:
                 raise Stopped
@@ -80,26 +83,25 @@ CONFIG = TrainerConfig(
 )
 
 
-def train_transformer(folder: Path, config: TrainerConfig = CONFIG, steps: int = 40) -> None:
+def train_transformer(folder: Path, steps: int, ready) -> None:
     """What a killed process runs: trains in `folder`, then leaves ``model.safetensors`` there."""
     torch.set_num_threads(1)
     task = transformer()
-    Trainer(config, folder).fit(task, Source([16] * steps), validate=task.score)
+    Trainer(CONFIG, folder).fit(task, Source([16] * steps, ready=ready), validate=task.score)
     save_weights(folder / "model.safetensors", task.module)
 
 
-def train_in_process(rank: int, world: int, port: int, folder: Path, config: TrainerConfig, stop_at=None) -> None:
-    """One of several gloo processes; each leaves its weights."""
+def train_in_process(rank: int, world: int, port: int, folder: Path, config: TrainerConfig) -> None:
+    """One of several gloo processes: stops in epoch 2, resumes, leaves its weights."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     torch.set_num_threads(1)
-    task = linear(dtype=torch.float64)
-    source = Source([3, 8, 5, 2, 7, 4, 6, 1, 9], dtype=torch.float64, stop_at=stop_at)
-    try:
-        Trainer(config, folder).fit(task, source)
-        save_weights(folder / f"model-{rank}.safetensors", task.module)
-    except Stopped:
-        pass
+    for stop_at in ((2, 4), None):
+        task = linear(dtype=torch.float64)
+        source = Source([3, 8, 5, 2, 7, 4, 6, 1, 9], dtype=torch.float64, stop_at=stop_at)
+        with suppress(Stopped):
+            Trainer(config, folder).fit(task, source)
+            save_weights(folder / f"model-{rank}.safetensors", task.module)
     torch.distributed.destroy_process_group()
 
 
