@@ -152,26 +152,18 @@ def hit_rate(retriever, split, events, number):
 
 
 def test_pad_ranks_unseen_items_that_ids_alone_cannot():
-    world = planted_world(300, 120, num_clusters=6, dim=16, lengths=(5, 10), seed=3)
+    world = planted_world(800, 120, num_clusters=6, dim=16, lengths=(5, 10), seed=6)
     split = leave_one_out(world.log)
     config = pad(dim=16, max_length=8, backbone=SASRecConfig(num_layers=1, dropout=0.1))
     batches = SequenceBatches(split, BatchConfig(max_length=8, tokens=256), pad_negatives(config), seed=0)
-    trainer = TrainerConfig(epochs=12, learning_rate=5e-3, device="cpu")
-    training = PADTraining(pretrain=trainer, align=trainer, disentangle=replace(trainer, epochs=5, learning_rate=1e-3))
+    training = PADTraining.same(TrainerConfig(epochs=4, learning_rate=1e-2, device="cpu"))
     sources = ItemSources.from_split(split, embeddings=world.embeddings)
     pretrain, _, disentangle = run_phases(pad_phases(config, sources, batches, training))
     assert isinstance(disentangle.task, DisentangleTask)
     unseen = split.test[split.train_counts[split.log.items[split.test]] == 0]
     chance = 10 / (120 - 7)
-    assert len(unseen) >= 30
+    assert len(unseen) >= 150
     assert hit_rate(pretrain.task.model, split, unseen, 10) < chance
-    assert hit_rate(disentangle.task.model, split, unseen, 10) > 3 * chance
+    assert hit_rate(disentangle.task.model, split, unseen, 10) > 2 * chance
     sasrec, mixture = (hit_rate(done.task.model, split, split.test, 10) for done in (pretrain, disentangle))
-    assert mixture > sasrec + 0.03
-    print(
-        hit_rate(pretrain.task.model, split, unseen, 10),
-        hit_rate(disentangle.task.model, split, unseen, 10),
-        sasrec,
-        mixture,
-        chance,
-    )
+    assert mixture > sasrec + 0.1
