@@ -10,6 +10,7 @@ or runs; report with `bandwidth="fixed"`.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, assert_never
@@ -93,7 +94,7 @@ def mkmmd(
     >>> round(float(mkmmd(z, z + 4, MultiKernelMMDConfig())), 3)
     2.298
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         both = _prepare(x, y, x_mask, y_mask, config)
         total = _gaussian(both, config) if config.kernel == "gaussian" else _laplacian(both, config)
         return total + _offset(both, config)
@@ -111,7 +112,7 @@ def rff_mmd(
 
     exp(-|x - y|^2 / (2 s)) = E cos(w (x - y)) over w ~ N(0, I / s) (Rahimi and Recht, 2007); all kernels share a draw.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         both = _prepare(x, y, x_mask, y_mask, config)
         z, signed = torch.cat([both.x, both.y]), torch.cat([both.x_share, -both.y_share])
         draw = torch.randn(z.shape[1], config.num_features, dtype=z.dtype, device=z.device, generator=generator)
@@ -135,11 +136,17 @@ def linear_mmd(
 
     Matches first moments only, while `mkmmd` matches distributions.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         x, y = _exact(x), _exact(y)
         if cosine:
             x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
         return (_shares(x, x_mask) @ x - _shares(y, y_mask) @ y).square().sum()
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
+    """No autocast inside, where the tensor's device knows it at all."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 class _Sets(NamedTuple):
@@ -186,7 +193,7 @@ def _bandwidth(z: Tensor, real: Tensor, config: MultiKernelMMDConfig | RandomFea
     number = real.sum().clamp_min(1)
     match config.bandwidth:
         case "fixed":
-            return z.new_tensor(config.fixed_bandwidth)
+            return torch.full((), config.fixed_bandwidth, dtype=z.dtype, device=z.device)
         case "mean" if not laplacian:  # the mean over all ordered pairs is twice the variance: no matrix needed
             return 2 * (real @ z.square().sum(1)) / number
         case "mean":

@@ -244,7 +244,7 @@ class PADModel(nn.Module):
         if inputs.keep is None or "collaborative" not in self.experts:
             return weights
         index = self.config.experts.index("collaborative")
-        silent = F.one_hot(torch.tensor(index), weights.shape[1]).bool().to(weights.device) & ~inputs.keep[:, None]
+        silent = (torch.arange(weights.shape[1], device=weights.device) == index) & ~inputs.keep[:, None]
         weights = weights.masked_fill(silent, 0.0)
         return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
