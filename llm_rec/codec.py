@@ -27,12 +27,15 @@ from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from llm_rec.errors import ConfigError
 
 T = TypeVar("T")
-Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+if TYPE_CHECKING:
+    Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+else:  # checkers of types at run time resolve no recursive alias
+    Plain = None | bool | int | float | str | list | dict
 
 
 def kind_of(cls: type) -> str:
@@ -116,6 +119,8 @@ def _build_dataclass(cls: type, plain: object, path: str) -> object:
 def _build_union(options: tuple[Any, ...], plain: object, path: str) -> object:
     if plain is None and type(None) in options:
         return None
+    if type(plain) in options:  # exactly: in `float | str` a text of digits stays a text
+        return plain
     options = tuple(o for o in options if o is not type(None))
     classes = {kind_of(o): o for o in options if isinstance(o, type) and is_dataclass(o)}
     if isinstance(plain, tuple(classes.values())):
