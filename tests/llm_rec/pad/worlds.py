@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import cache
 
-import numpy as np
 import torch
 
 from llm_rec.data import Split, leave_one_out
@@ -59,16 +58,6 @@ def tiny_batch(config: PADConfig, seed: int = 0) -> SequenceBatch:
 
 def tiny_training(epochs: int = 2, learning_rate: float = 1e-2) -> PADTraining:
     return PADTraining.same(TrainerConfig(epochs=epochs, learning_rate=learning_rate, device="cpu"))
-
-
-def histories(split: Split, events: np.ndarray, length: int) -> torch.Tensor:
-    """The last `length` items before each event, right padded."""
-    log = split.log
-    rows = np.zeros((len(events), length), dtype=np.int64)
-    for place, (event, user) in enumerate(zip(events, log.users_of(events), strict=True)):
-        items = log.items[max(log.offsets[user], event - length) : event]
-        rows[place, : len(items)] = items
-    return torch.from_numpy(rows)
 
 
 GRU = GRU4RecConfig(hidden=8, dropout=0.0)
