@@ -9,8 +9,9 @@ from llm_rec.errors import TrainingError
 from llm_rec.frequency_gate import BucketGateConfig, UniformGateConfig
 from llm_rec.metrics.ranking import Retriever, per_target, rank_split
 from llm_rec.pad.alignment import CoralConfig, InfoNCEConfig, LinearMMDConfig, NoAlignmentConfig
+from llm_rec.pad.config import pad, pad_negatives
 from llm_rec.pad.mmd import MultiKernelMMDConfig
-from llm_rec.pad.model import ExpertRetriever, PADModel, pad, pad_negatives
+from llm_rec.pad.model import ExpertRetriever, PADModel
 from llm_rec.pad.phases import PADTraining, faithful_training, pad_phases, retriever_of
 from llm_rec.pad.task import AlignTask, DisentangleTask
 from llm_rec.sequential.batches import BatchConfig, SequenceBatches

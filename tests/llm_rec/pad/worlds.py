@@ -7,7 +7,8 @@ import torch
 
 from llm_rec.data import Split, leave_one_out
 from llm_rec.data.synthetic import PlantedWorld, planted_world
-from llm_rec.pad.model import PADConfig, PADModel, pad_negatives
+from llm_rec.pad.config import PADConfig, pad_negatives
+from llm_rec.pad.model import PADModel
 from llm_rec.pad.phases import PADTraining
 from llm_rec.sequential.batches import BatchConfig, SequenceBatch, SequenceBatches
 from llm_rec.sequential.gru4rec import GRU4RecConfig
