@@ -24,7 +24,7 @@ from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artif
 from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.frequency_gate import FrequencyGate, build_gate, paper_ends
-from llm_rec.pad.config import EVERY_EXPERT, PADConfig
+from llm_rec.pad.config import EVERY_EXPERT, PADConfig, faithful_pad, pad, pad_negatives, released_pad
 from llm_rec.pad.experts import (
     AlignedItems,
     CollaborativeItems,
@@ -37,6 +37,8 @@ from llm_rec.sequential.backbones import build_backbone
 from llm_rec.sequential.items import ROWS_AT_A_TIME, ItemSources, distinct_rows
 from llm_rec.sequential.model import SequentialModel, SourceSizes
 from llm_rec.sequential.protocols import Backbone
+
+__all__ = ["ExpertRetriever", "PADConfig", "PADModel", "faithful_pad", "pad", "pad_negatives", "released_pad"]
 
 KIND = "pad_model"
 CONFIG = "config.json"
