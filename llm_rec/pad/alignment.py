@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from llm_rec.pad.mmd import MultiKernelMMDConfig, RandomFeatureMMDConfig, linear_mmd, mkmmd, rff_mmd
+from llm_rec.pad.mmd import MultiKernelMMDConfig, RandomFeatureMMDConfig, full_precision, linear_mmd, mkmmd, rff_mmd
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +91,7 @@ def infonce(
 
     Matches pairs, where `mkmmd` matches distributions. Rows must be distinct items: a duplicate is a false negative.
     """
-    with torch.autocast(texts.device.type, enabled=False):
+    with full_precision(texts):
         similarities = functional.normalize(texts.float(), dim=1) @ functional.normalize(ids.float(), dim=1).T
         logits = similarities / temperature
         real = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask
@@ -107,7 +107,7 @@ def coral(
     texts: Float[Tensor, "rows dim"], ids: Float[Tensor, "rows dim"], mask: Bool[Tensor, "rows"] | None = None
 ) -> Float[Tensor, ""]:
     """|C_text - C_id|_F^2 / (4 dim^2) with unbiased covariances of the real rows."""
-    with torch.autocast(texts.device.type, enabled=False):
+    with full_precision(texts):
         difference = _covariance(texts.float(), mask) - _covariance(ids.float(), mask)
         return difference.square().sum() / (4 * texts.shape[1] ** 2)
 

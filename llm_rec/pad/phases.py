@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llm_rec.codec import Plain, to_plain
-from llm_rec.pad.model import ExpertRetriever, PADConfig, PADModel
+from llm_rec.pad.config import PADConfig
+from llm_rec.pad.model import ExpertRetriever, PADModel
 from llm_rec.pad.task import AlignTask, DisentangleTask, pad_groups
 from llm_rec.sequential.batches import SequenceBatch
 from llm_rec.sequential.items import ItemSources

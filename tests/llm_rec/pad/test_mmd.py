@@ -64,7 +64,7 @@ CONFIGS = [
     "config", CONFIGS, ids=lambda c: f"{c.kernel}-{c.bandwidth}-{c.estimator}-{c.reduce}-{len(c.alphas)}"
 )
 def test_value_and_gradient_equal_a_double_loop(config, monkeypatch):
-    monkeypatch.setattr("llm_rec.pad.mmd._CHUNK", 4)  # several blocks of rows, the last one not full
+    monkeypatch.setattr("llm_rec.pad.mmd._CPU_BLOCK", 13)  # several blocks of rows, the last one not full
     x, y = normal(5, 3, 0).requires_grad_(), normal(6, 3, 1, shift=0.5).requires_grad_()
     ours, slow = mkmmd(x, y, config), naive(x, y, config)
     torch.testing.assert_close(ours, slow, rtol=1e-10, atol=1e-12)

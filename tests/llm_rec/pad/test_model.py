@@ -8,9 +8,10 @@ from llm_rec.codec import from_plain, to_plain
 from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.frequency_gate import BucketGateConfig, LogFrequencyGateConfig, UniformGateConfig
 from llm_rec.pad.alignment import NoAlignmentConfig
+from llm_rec.pad.config import PADConfig, faithful_pad, pad, pad_negatives, released_pad
 from llm_rec.pad.experts import TextProjectorConfig
 from llm_rec.pad.export import ServingPAD
-from llm_rec.pad.model import ExpertRetriever, PADConfig, PADModel, faithful_pad, pad, pad_negatives, released_pad
+from llm_rec.pad.model import ExpertRetriever, PADModel
 from llm_rec.sequential.caser import CaserConfig
 from llm_rec.sequential.items import ItemSources
 from llm_rec.sequential.model import SequentialModel

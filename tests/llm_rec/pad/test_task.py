@@ -265,3 +265,17 @@ def test_missing_negatives_and_probabilities_are_named():
         DisentangleTask(model).loss(BATCH)
     assert usual_negatives(BCEConfig()) is not None
     assert np.array_equal(BATCH.positions.numpy(), np.arange(4))
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("limit", [None, 4])
+def test_a_device_step_never_waits_for_values(alignment, limit):
+    """The meta device has no values: any look at one (item, nonzero, unique) is an error there."""
+    changes = {"id_dropout": 0.2, "mask_unseen_ids": True, "loss": SampledSoftmaxConfig()}
+    config = tiny_config(alignment=alignment, max_alignment_rows=limit, **changes)
+    model = tiny_model(config).to("meta").train()
+    batch = tiny_batch(config).to("meta")
+    for task in (AlignTask(model), DisentangleTask(model)):
+        step = task.loss(batch)
+        step.total.backward()
+        assert step.total.device.type == "meta"

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from functools import cache
 
-import numpy as np
 import torch
 
 from llm_rec.data import Split, leave_one_out
 from llm_rec.data.synthetic import PlantedWorld, planted_world
-from llm_rec.pad.model import PADConfig, PADModel, pad_negatives
+from llm_rec.pad.config import PADConfig, pad_negatives
+from llm_rec.pad.model import PADModel
 from llm_rec.pad.phases import PADTraining
 from llm_rec.sequential.batches import BatchConfig, SequenceBatch, SequenceBatches
 from llm_rec.sequential.gru4rec import GRU4RecConfig
@@ -59,16 +59,6 @@ def tiny_batch(config: PADConfig, seed: int = 0) -> SequenceBatch:
 
 def tiny_training(epochs: int = 2, learning_rate: float = 1e-2) -> PADTraining:
     return PADTraining.same(TrainerConfig(epochs=epochs, learning_rate=learning_rate, device="cpu"))
-
-
-def histories(split: Split, events: np.ndarray, length: int) -> torch.Tensor:
-    """The last `length` items before each event, right padded."""
-    log = split.log
-    rows = np.zeros((len(events), length), dtype=np.int64)
-    for place, (event, user) in enumerate(zip(events, log.users_of(events), strict=True)):
-        items = log.items[max(log.offsets[user], event - length) : event]
-        rows[place, : len(items)] = items
-    return torch.from_numpy(rows)
 
 
 GRU = GRU4RecConfig(hidden=8, dropout=0.0)
