@@ -11,12 +11,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, distributed
 
 from llm_rec.data.splits import Split
 from llm_rec.errors import DataError
-from llm_rec.metrics.exact import Candidates, Pairs, best_items, count_better, seen_counts
+from llm_rec.metrics.exact import Best, Candidates, Counts, Pairs, best_items, count_better, seen_counts
 from llm_rec.progress import track
 
 Part = Literal["validation", "test"]
@@ -73,14 +73,18 @@ def rank_split(
 
     Raises `DataError` when vectors are not finite or do not fit the split's catalog.
     """
+    if batch_size < 1 or top_k < 0 or (item_chunk is not None and item_chunk < 1):
+        raise ValueError(
+            "batch_size and item_chunk must be at least 1 and top_k at least 0, "
+            f"got batch_size={batch_size}, item_chunk={item_chunk}, top_k={top_k}"
+        )
     targets = split.validation if part == "validation" else split.test
     with torch.no_grad():
         vectors = retriever.item_vectors()
         home = vectors.device
         _check_sizes(split, vectors, candidates)
-        allowed = None if candidates is None else torch.from_numpy(candidates)
         everything = vectors.detach().float().to(device or home)
-        pool = Candidates.of(everything, allowed)
+        pool = Candidates.of(everything, None if candidates is None else torch.from_numpy(candidates))
         order = np.argsort(_history_starts(split, targets)[1], kind="stable")  # short with short: little padding
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         ranks = _SharedRanks(len(targets), top_k)
@@ -88,22 +92,31 @@ def rank_split(
             events = targets[chosen]
             history = torch.from_numpy(history_rows(split, events, retriever.max_length))
             users = retriever.user_vectors(history.to(home)).detach().float().to(everything.device)
-            finite = torch.isfinite(users).all(dim=1)
-            ranks.broken(chosen[~finite.cpu().numpy()])
+            ranks.broken(chosen[~torch.isfinite(users).all(dim=1).cpu().numpy()])
             users = users.nan_to_num(0.0, 0.0, 0.0)
             rows = torch.from_numpy(split.log.items[events]).to(everything.device)
             seen = _seen_pairs(split, events, pool) if exclude_seen else None
-            own, place = everything[rows], pool.position[rows]
-            counts = count_better(users, own, place, pool, item_chunk=item_chunk)
-            better, ties = counts
-            if seen is not None:
-                minus = seen_counts(users, own, pool, seen)
-                better, ties = better - minus.better, ties - minus.ties
-            best = best_items(users, pool, top_k, seen=seen, item_chunk=item_chunk).rows if top_k else None
-            outside = place < 0
-            better, ties = better.masked_fill(outside, len(pool)), ties.masked_fill(outside, 0)
-            ranks.put(chosen, better, ties, best)
+            counts = _count(users, everything[rows], pool.position[rows], pool, seen, item_chunk)
+            ranks.put(chosen, counts)
+            if top_k:
+                ranks.put_best(chosen, best_items(users, pool, top_k, seen=seen, item_chunk=item_chunk))
         return ranks.gather(everything.device, part)
+
+
+def _count(
+    users: Float32[Tensor, "batch dim"],
+    targets: Float32[Tensor, "batch dim"],
+    places: Int64[Tensor, "batch"],
+    pool: Candidates,
+    seen: Pairs | None,
+    item_chunk: int | None,
+) -> Counts:
+    """Counts without seen items; a target that is no candidate comes after all of them."""
+    better, ties = count_better(users, targets, places, pool, item_chunk=item_chunk)
+    if seen is not None:
+        minus = seen_counts(users, targets, pool, seen)
+        better, ties = better - minus.better, ties - minus.ties
+    return Counts(better.masked_fill(places < 0, len(pool)), ties.masked_fill(places < 0, 0))
 
 
 def history_rows(
@@ -209,15 +222,11 @@ class _SharedRanks:
         """Remember the first target whose user vector is not finite; every process raises together, in `gather`."""
         self.first_broken = min(self.first_broken, int(targets.min(initial=self.first_broken)))
 
-    def put(
-        self,
-        targets: Int64[np.ndarray, "batch"],
-        better: Int64[Tensor, "batch"],
-        ties: Int64[Tensor, "batch"],
-        best: Int64[Tensor, "batch k"] | None,
-    ) -> None:
-        columns = [better[:, None], ties[:, None], *([] if best is None else [best])]
-        self.columns[torch.from_numpy(targets)] = torch.cat(columns, dim=1).cpu()
+    def put(self, targets: Int64[np.ndarray, "batch"], counts: Counts) -> None:
+        self.columns[torch.from_numpy(targets), :2] = torch.stack(counts, dim=1).cpu()
+
+    def put_best(self, targets: Int64[np.ndarray, "batch"], best: Best) -> None:
+        self.columns[torch.from_numpy(targets), 2:] = best.rows.cpu()
 
     def gather(self, device: torch.device, part: Part) -> Ranks:
         number = len(self.columns)

@@ -278,10 +278,7 @@ def test_a_user_vector_that_is_not_a_number_is_an_error_that_names_the_target():
     @dataclass(frozen=True)
     class Broken(MeanRetriever):
         def user_vectors(self, history: Tensor) -> Tensor:
-            vectors = super().user_vectors(history)
-            return torch.where(
-                (history[:, :1] == split.log.items[split.test[4] - 1]) & False, vectors, vectors * torch.nan
-            )
+            return super().user_vectors(history) * torch.nan
 
     with pytest.raises(DataError, match="the user vector of test target 0 is not finite"):
         rank_split(Broken(small_items()), split, "test")
@@ -316,6 +313,12 @@ def test_ks_below_one_are_an_error():
         per_target(Ranks(better=np.array([0]), ties=np.array([0])), ks=(0, 5))
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"item_chunk": 0}, {"top_k": -1}])
+def test_sizes_below_one_are_an_error(options):
+    with pytest.raises(ValueError, match="batch_size and item_chunk must be at least 1 and top_k at least 0, got"):
+        rank_split(MeanRetriever(small_items()), leave_one_out(small_log()), "test", **options)
+
+
 def test_coverage_of_more_than_the_lists_hold_is_an_error():
     with pytest.raises(ValueError, match="coverage@3 needs lists of at least 3 items, got 2; raise top_k"):
         coverage(np.array([[1, 2]]), num_items=4, k=3)
@@ -330,6 +333,19 @@ def test_a_part_without_targets_gives_empty_ranks():
     assert per_target(ranks)["mrr"].shape == (0,)
 
 
+@dataclass(frozen=True)
+class OneBroken(MeanRetriever):
+    """Test target 3 alone has no user vector: one of two processes meets it, both must say so."""
+
+    def user_vectors(self, history: Tensor) -> Tensor:
+        split = leave_one_out(small_log())
+        own = torch.from_numpy(history_rows(split, split.test[3:4], self.max_length))
+        width = max(own.shape[1], history.shape[1])
+        own, padded = (torch.nn.functional.pad(rows, (0, width - rows.shape[1])) for rows in (own, history))
+        broken = (padded == own).all(dim=1, keepdim=True)
+        return super().user_vectors(history).masked_fill(broken, torch.nan)
+
+
 def _rank_in_process(rank: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
@@ -338,6 +354,9 @@ def _rank_in_process(rank: int, processes: int, folder: str) -> None:
     )
     assert ranks.recommended is not None
     np.savez(os.path.join(folder, f"{rank}.npz"), better=ranks.better, ties=ranks.ties, top=ranks.recommended)  # noqa: PTH118
+    with pytest.raises(DataError, match="the user vector of test target 3 is not finite"):
+        rank_split(OneBroken(small_items()), leave_one_out(small_log()), "test", batch_size=4)
+    Path(folder, f"{rank}.raised").touch()
     distributed.destroy_process_group()
 
 
@@ -347,6 +366,7 @@ def test_two_processes_give_the_integers_of_one(tmp_path: Path):
     )
     multiprocessing.spawn(_rank_in_process, args=(2, str(tmp_path)), nprocs=2)
     for rank in range(2):
+        assert (tmp_path / f"{rank}.raised").exists()
         found = np.load(tmp_path / f"{rank}.npz")
         assert found["better"].tolist() == expected.better.tolist()
         assert found["ties"].tolist() == expected.ties.tolist()
