@@ -51,8 +51,8 @@ UNITS = {SPEED: "targets", RANKING: "users"}
 def main() -> None:
     args = options().parse_args()
     torch.set_num_threads(args.threads)
-    seconds = 20.0 if args.quick else args.seconds
-    users = 128 if args.quick else args.users
+    seconds, warmup = (10.0, 1) if args.quick else (args.seconds, 3)
+    users = 64 if args.quick else args.users
     logs = {folder.name: folder for folder in (args.data, args.data2) if folder is not None}
     rows = {name: write_rows(folder, args.out / "rows" / f"{name}.npz") for name, folder in logs.items()}
     settings: list[dict[str, Plain]] = [{"what": SPEED, "on": name, "seconds": seconds} for name in logs]
@@ -67,7 +67,10 @@ def main() -> None:
         shared = ["--dim", args.dim, "--layers", args.layers, "--heads", args.heads, "--max-len", args.max_length]
         shared += ["--dropout", args.dropout, "--threads", args.threads]
         if cell.setting["what"] == SPEED:
-            script, more = "sasrec", ["--rows", rows[str(cell.setting["on"])].resolve(), "--seconds", seconds]
+            script, more = (
+                "sasrec",
+                ["--rows", rows[str(cell.setting["on"])].resolve(), "--seconds", seconds, "--warmup", warmup],
+            )
         else:
             script, more = "ranking", ["--items", args.items, "--users", users]
         requirements = PEERS / f"requirements-{cell.model}.txt"

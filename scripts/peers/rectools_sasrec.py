@@ -35,8 +35,6 @@ def main() -> None:
                 self.elapsed, self.cpu_elapsed = now - self.start, time.process_time() - self.cpu
                 trainer.should_stop = self.elapsed > args.seconds
 
-    clock = Clock()
-
     def trainer() -> pl.Trainer:
         return pl.Trainer(
             max_epochs=1,
@@ -45,7 +43,7 @@ def main() -> None:
             enable_model_summary=False,
             enable_checkpointing=False,
             logger=False,
-            callbacks=[clock],
+            callbacks=[Clock()],
         )
 
     pl.seed_everything(args.seed, verbose=False)
@@ -66,6 +64,7 @@ def main() -> None:
         deterministic=True,
     )
     model.fit(Dataset.construct(frame))
+    clock = next(c for c in model.fit_trainer.callbacks if isinstance(c, Clock))  # RecTools trains with a copy
     lengths = np.minimum(np.bincount(users), args.max_len + 1)
     result(
         peer="rectools",
