@@ -169,7 +169,12 @@ def _replace_folder(partial: Path, path: Path) -> None:
     old = path.parent / f".{path.name}.old-{uuid.uuid4().hex[:8]}"
     if path.exists():
         path.rename(old)
-    partial.rename(path)
+    try:
+        partial.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
     _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 

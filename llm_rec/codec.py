@@ -99,6 +99,7 @@ def _build_dataclass(cls: type, plain: object, path: str) -> object:
     values = {}
     for key, item in plain.items():
         if key == "kind" and "kind" not in known:
+            _one_of((kind_of(cls),), item, _join(path, "kind"))
             continue
         if key not in known:
             close = get_close_matches(str(key), known, n=1, cutoff=0.5)
@@ -182,11 +183,11 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _is_tagged(hint: Any) -> bool:
-    """Whether a field's type is a union of several dataclasses, directly or as list items."""
-    if get_origin(hint) in (tuple, list, dict, Mapping):
-        return any(_is_tagged(arg) for arg in get_args(hint))
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
-    return sum(isinstance(o, type) and is_dataclass(o) for o in options) > 1
+    """Whether a field's type is a union of several dataclasses, directly or inside lists, mappings and options."""
+    is_union = get_origin(hint) in (Union, types.UnionType)
+    if is_union and sum(isinstance(o, type) and is_dataclass(o) for o in get_args(hint)) > 1:
+        return True
+    return get_origin(hint) is not Literal and any(_is_tagged(arg) for arg in get_args(hint))
 
 
 def _join(path: str, key: str) -> str:

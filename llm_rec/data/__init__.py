@@ -2,7 +2,7 @@
 
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.frequency import BucketMode, FrequencyBuckets
-from llm_rec.data.interactions import Dropped, Interactions, KCore, LogOptions, k_core, keep_last
+from llm_rec.data.interactions import Dropped, Interactions, KCore, LogOptions, drop_unused_items, k_core, keep_last
 from llm_rec.data.splits import (
     GlobalTimeConfig,
     LeaveOneOutConfig,
@@ -29,6 +29,7 @@ __all__ = [
     "Split",
     "SplitConfig",
     "SplitSummary",
+    "drop_unused_items",
     "global_time",
     "k_core",
     "keep_last",

@@ -358,6 +358,33 @@ def keep_last(log: Interactions, number: int) -> Interactions:
     return log.select(np.arange(log.num_events) >= ends - number)
 
 
+def drop_unused_items(catalog: Catalog, log: Interactions) -> tuple[Catalog, Interactions]:
+    """Catalog and log without the items that have no event at all, in unchanged order.
+
+    Published tables usually rank among these only (after a k-core, say). Keep the whole catalog instead when items that
+    nobody has touched yet are to be recommended too: dropping them makes the task easier.
+    """
+    if log.catalog != catalog.fingerprint:
+        raise DataError(f"the log was made from catalog {log.catalog}, not from {catalog.fingerprint}")
+    used = np.bincount(log.items, minlength=log.num_items + 1) > 0
+    kept = np.flatnonzero(used[1:]).tolist()
+    smaller = Catalog(
+        [catalog.item_ids[index] for index in kept],
+        [catalog.texts[index] for index in kept],
+        {name: [values[index] for index in kept] for name, values in catalog.columns.items()},
+    )
+    new_rows = np.cumsum(used)  # row 0, padding, is never used
+    return smaller, Interactions(
+        log.user_ids,
+        log.offsets,
+        new_rows[log.items],
+        log.times,
+        num_items=len(smaller),
+        catalog=smaller.fingerprint,
+        dropped=log.dropped,
+    )
+
+
 def log_columns(user: str, item: str, time: str | None, order: str | None, options: LogOptions) -> list[str]:
     """The columns that reading a log needs."""
     return [name for name in (user, item, time, order, options.rating) if name is not None]

@@ -50,6 +50,10 @@ def planted_world(
     `unseen_items` of every cluster occurs only as last event (the test event of leave-one-out), which is one of them
     with probability `unseen_targets`. Last events are also the latest in clock time, as new releases are.
 
+    Recall@10 of rules on the default world, for floors (leave-one-out, seen items removed; seeds 0 to 2): popularity
+    .20; planted cluster, then popularity .55 (0 on unseen targets, .73 on the others); planted cluster's centre against
+    the embeddings .46 (.43 on unseen targets).
+
     >>> world = planted_world(50, 24, num_clusters=3)
     >>> len(world.catalog), world.log.num_users, world.embeddings.shape, int(world.unseen.sum())
     (24, 50, (25, 32), 3)

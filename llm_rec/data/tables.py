@@ -117,6 +117,8 @@ def require_columns(present: Iterable[object], needed: Iterable[str], where: str
             close = get_close_matches(column, names, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise DataError(f"{where}: no column {column!r}{hint} (columns: {', '.join(names)})")
+        if names.count(column) > 1:
+            raise DataError(f"{where}: {names.count(column)} columns are called {column!r}; rename all but one")
 
 
 def refuse_rows(bad: np.ndarray, values: Sequence[object] | pd.Series, what: str, fix: str) -> None:

@@ -3,6 +3,7 @@
 Nothing here runs at import, and nothing is executed that was downloaded.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -13,14 +14,15 @@ import urllib.request
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO, Literal, Protocol, runtime_checkable
 
 from llm_rec.errors import DataError
-from llm_rec.progress import Advance, progress
+from llm_rec.progress import progress
 
 _CHUNK = 1 << 20
 _TIMEOUT = 15.0  # seconds without an answer or a byte
@@ -54,10 +56,11 @@ def download(
     _require_https(url)
     path = Path(path)
     if path.is_file():
+        _require_checksum(path, path.name, algorithm, checksum)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    opener = urllib.request.build_opener(_HttpsRedirects(), *handlers)
+    opener = urllib.request.build_opener(_OnlyHttps(), *handlers)
     for attempt in range(1, _ATTEMPTS + 1):
         before = _size(partial)
         try:
@@ -75,9 +78,12 @@ def download(
             reason = str(error) or type(error).__name__
         if attempt == _ATTEMPTS or _size(partial) <= before:
             raise DataError(_unreachable(url, path, reason))
-    _require_checksum(partial, url, algorithm, checksum)
-    partial.replace(path)
     _version_file(partial).unlink(missing_ok=True)
+    try:
+        _require_checksum(partial, url, algorithm, checksum)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
@@ -125,7 +131,10 @@ def fetch_archive(
     checksum: str | None = None,
     handlers: Sequence[urllib.request.BaseHandler] = (),
 ) -> Path:
-    """Download an archive and unpack it to `folder`, once: a later call returns the folder at once."""
+    """Download an archive and unpack it to `folder`, once: a later call returns the folder at once.
+
+    Processes that may do so at the same time take turns by `exclusive`.
+    """
     folder = Path(folder)
     if folder.is_dir():
         return folder
@@ -136,12 +145,29 @@ def fetch_archive(
     return folder
 
 
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        _require_https(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time fill `folder`; the others wait. The lock dies with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class _OnlyHttps(urllib.request.BaseHandler):
+    """Refuses what a redirect may lead to, before urllib's own handlers see it."""
+
+    handler_order = 0
+
+    def http_open(self, req: urllib.request.Request) -> None:
+        _require_https(req.full_url)
+
+    ftp_open = http_open
+
+
+@runtime_checkable
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 def _continue(opener: urllib.request.OpenerDirector, url: str, partial: Path, max_bytes: int) -> bool:
@@ -168,7 +194,7 @@ def _continue(opener: urllib.request.OpenerDirector, url: str, partial: Path, ma
     return total is None or _size(partial) == total
 
 
-def _copy(stream: IO[bytes], out: IO[bytes], budget: int, url: str, advance: Advance) -> None:
+def _copy(stream: _Readable, out: BufferedIOBase, budget: int, url: str, advance: Callable[[int], None]) -> None:
     while chunk := stream.read(_CHUNK):
         budget -= len(chunk)
         if budget < 0:
@@ -197,14 +223,13 @@ def _require_https(url: str) -> None:
         raise DataError(f"{url}: only https addresses are downloaded")
 
 
-def _require_checksum(path: Path, url: str, algorithm: Literal["md5", "sha256"], checksum: str | None) -> None:
+def _require_checksum(path: Path, name: str, algorithm: Literal["md5", "sha256"], checksum: str | None) -> None:
     if checksum is None:
         return
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, algorithm).hexdigest()
     if found != checksum:
-        path.unlink()
-        raise DataError(f"{url}: {algorithm} is {found}, published is {checksum}; the download was damaged, try again")
+        raise DataError(f"{name}: {algorithm} is {found}, published is {checksum}; the file is damaged, get it again")
 
 
 def _unreachable(url: str, path: Path, reason: str) -> str:

@@ -17,17 +17,18 @@ import logging
 import re
 import subprocess
 import sys
+import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple, assert_never
+from typing import IO, TYPE_CHECKING, Literal, assert_never
 
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.interactions import Interactions, LogOptions
-from llm_rec.data.sources.download import default_cache, fetch_archive, open_member
+from llm_rec.data.sources.download import default_cache, exclusive, fetch_archive, open_member
 from llm_rec.errors import DataError
 
 if TYPE_CHECKING:
@@ -119,14 +120,15 @@ class RawMovieLens:
     ratings: str
     movies: str
 
+    @property
+    def encoding(self) -> Literal["latin-1", "utf-8"]:
+        return "latin-1" if self.layout == "100k" else "utf-8"
+
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        if self.path.is_dir():
-            with (self.path / name).open("rb") as stream:
-                yield stream
-        else:
-            with open_member(self.path, name) as member:
-                yield member
+        """One of the two files; ``::`` is made a tab, in utf-8."""
+        with (self.path / name).open("rb") if self.path.is_dir() else open_member(self.path, name) as stream:
+            yield _with_tabs(stream.read()) if self.layout == "1m" else stream
 
 
 def find_movielens(path: Path) -> RawMovieLens:
@@ -153,26 +155,33 @@ def obtain_movielens(
 ) -> Path:
     """Path of a copy of `variant`: from the cache, else (100k) an installed recbole, else GroupLens.
 
-    Where GroupLens cannot be reached, 100k is taken from the recbole wheel, which pip downloads (not installs) from the
-    configured package index. Raises `DataError` saying what to do when every way fails.
+    Several processes may ask at once: one downloads, the others wait. Where GroupLens cannot be reached, 100k is taken
+    from the recbole wheel, which pip downloads (not installs) from the configured package index. Raises `DataError`
+    saying what to do when every way fails.
     """
     cache = Path(cache) if cache is not None else default_cache()
-    folder = cache / f"ml-{variant}"
-    if folder.is_dir():
-        return folder
-    if variant == "100k":
-        for local in (installed_recbole(), *sorted(cache.glob("recbole-*.whl"))):
-            if local is not None:
-                return local
-    _logger.info("downloading MovieLens %s from GroupLens to %s", variant, cache)
-    url = f"{_BASE}/ml-{variant}.zip"
-    try:
-        return fetch_archive(url, folder, algorithm="md5", checksum=_MD5[variant], handlers=handlers)
-    except DataError as error:
-        if variant != "100k":
-            raise
-        _logger.info("GroupLens cannot be reached (%s); asking pip for %s", error, _RECBOLE)
-        return _download_recbole(cache, error)
+    with exclusive(cache):
+        folder = cache / f"ml-{variant}"
+        if folder.is_dir():
+            return folder
+        local = _local_100k(cache) if variant == "100k" else None
+        if local is not None:
+            return local
+        _logger.info("downloading MovieLens %s from GroupLens to %s", variant, cache)
+        url = f"{_BASE}/ml-{variant}.zip"
+        try:
+            return fetch_archive(url, folder, algorithm="md5", checksum=_MD5[variant], handlers=handlers)
+        except DataError as error:
+            if variant != "100k":
+                raise
+            _logger.info("GroupLens cannot be reached (%s); asking pip for %s", error, _RECBOLE)
+            return _download_recbole(cache, error)
+
+
+def _local_100k(cache: Path) -> Path | None:
+    """A recbole wheel in the cache, else the copy of an installed recbole."""
+    wheels = sorted(cache.glob("recbole-*.whl"))
+    return wheels[-1] if wheels else installed_recbole()
 
 
 def installed_recbole() -> Path | None:
@@ -186,12 +195,12 @@ def installed_recbole() -> Path | None:
 
 
 def _download_recbole(cache: Path, first: DataError) -> Path:
-    cache.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    done = subprocess.run([*command, "--dest", str(cache), _RECBOLE], capture_output=True, text=True, check=False)
-    wheels = sorted(cache.glob("recbole-*.whl"))
-    if done.returncode == 0 and wheels:
-        return wheels[-1]
+    with tempfile.TemporaryDirectory(prefix=".pip-", dir=cache) as partial:
+        done = subprocess.run([*command, "--dest", partial, _RECBOLE], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            wheel = next(Path(partial).glob("recbole-*.whl"))
+            return wheel.replace(cache / wheel.name)
     reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     raise DataError(
         f"{first}; pip could not download {_RECBOLE} either ({reason}). "
@@ -230,33 +239,28 @@ def _read_movies(raw: RawMovieLens) -> "pandas.DataFrame":
     """Columns item_id, title (with year), genres (comma separated)."""
     import pandas as pd
 
-    with raw.open(raw.movies) as stream:
-        match raw.layout:
-            case "100k":
-                names = ["item_id", "title", "released", "video", "url", *_GENRES_100K]
-                frame = _read(stream, "|", names, "latin-1", raw.movies)
-                flags = frame[_GENRES_100K].to_numpy() == "1"
-                genres = [[g for g, on in zip(_GENRES_100K, row, strict=True) if on] for row in flags.tolist()]
-            case "1m":
-                frame = _read_dat(stream, ["item_id", "title", "genres"], raw.movies)
-                genres = [cell.split("|") for cell in frame["genres"]]
-            case "latest":
-                frame = _read(stream, ",", None, "utf-8", raw.movies).rename(columns={"movieId": "item_id"})
-                _require(frame, ("item_id", "title", "genres"), raw.movies)
-                genres = [cell.split("|") for cell in frame["genres"]]
-            case "recbole":
-                frame = _read_typed(stream, raw.movies)
-                _require(frame, ("item_id", "movie_title"), raw.movies)
-                kind = "class" if "class" in frame.columns else "genre"
-                _require(frame, (kind,), raw.movies)
-                years = frame.get("release_year", pd.Series("", index=frame.index))
-                frame["title"] = [
-                    f"{title} ({year})" if year else title
-                    for title, year in zip(frame["movie_title"], years, strict=True)
-                ]
-                genres = [cell.split(" ") for cell in frame[kind]]
-            case _:
-                assert_never(raw.layout)
+    match raw.layout:
+        case "100k":
+            frame = _read(raw, raw.movies, "|", ["item_id", "title", "released", "video", "url", *_GENRES_100K])
+            flags = frame[_GENRES_100K].to_numpy() == "1"
+            genres = [[g for g, on in zip(_GENRES_100K, row, strict=True) if on] for row in flags.tolist()]
+        case "1m":
+            frame = _read(raw, raw.movies, "\t", ["item_id", "title", "genres"])
+            genres = [cell.split("|") for cell in frame["genres"]]
+        case "latest":
+            frame = _read(raw, raw.movies, ",").rename(columns={"movieId": "item_id"})
+            _require(frame, ("item_id", "title", "genres"), raw.movies)
+            genres = [cell.split("|") for cell in frame["genres"]]
+        case "recbole":
+            frame = _read_typed(raw, raw.movies)
+            kind = "class" if "class" in frame.columns else "genre"
+            _require(frame, ("item_id", "movie_title", kind), raw.movies)
+            years = frame["release_year"] if "release_year" in frame.columns else [""] * len(frame)
+            titles = zip(frame["movie_title"], years, strict=True)
+            frame["title"] = [f"{title} ({year})" if year else title for title, year in titles]
+            genres = [cell.split(" ") for cell in frame[kind]]
+        case _:
+            assert_never(raw.layout)
     return pd.DataFrame(
         {
             "item_id": frame["item_id"],
@@ -269,70 +273,60 @@ def _read_movies(raw: RawMovieLens) -> "pandas.DataFrame":
 def _read_ratings(raw: RawMovieLens) -> "pandas.DataFrame":
     """Columns user_id, item_id, rating, timestamp; ids as text."""
     columns = ["user_id", "item_id", "rating", "timestamp"]
-    with raw.open(raw.ratings) as stream:
-        match raw.layout:
-            case "100k":
-                frame = _read(stream, "\t", columns, "latin-1", raw.ratings)
-            case "1m":
-                frame = _read_dat(stream, columns, raw.ratings)
-            case "latest":
-                frame = _read(stream, ",", None, "utf-8", raw.ratings)
-                frame = frame.rename(columns={"userId": "user_id", "movieId": "item_id"})
-            case "recbole":
-                frame = _read_typed(stream, raw.ratings)
-            case _:
-                assert_never(raw.layout)
+    match raw.layout:
+        case "100k" | "1m":
+            frame = _read(raw, raw.ratings, "\t", columns)
+        case "latest":
+            frame = _read(raw, raw.ratings, ",").rename(columns={"userId": "user_id", "movieId": "item_id"})
+        case "recbole":
+            frame = _read_typed(raw, raw.ratings)
+        case _:
+            assert_never(raw.layout)
     _require(frame, columns, raw.ratings)
     return frame[columns]
 
 
-class _Typed(NamedTuple):
-    """A recbole header such as ``user_id:token``."""
-
-    name: str
-    kind: str
-
-
-def _read_typed(stream: IO[bytes], name: str) -> "pandas.DataFrame":
-    frame = _read(stream, "\t", None, "utf-8", name)
-    headers = [_Typed(*str(column).rsplit(":", 1)) if ":" in str(column) else None for column in frame.columns]
-    untyped = [str(column) for column, header in zip(frame.columns, headers, strict=True) if header is None]
+def _read_typed(raw: RawMovieLens, name: str) -> "pandas.DataFrame":
+    """A recbole table, whose headers read ``user_id:token``; the types are left out."""
+    frame = _read(raw, name, "\t")
+    headers = [str(column).rpartition(":") for column in frame.columns]
+    untyped = [last for _, colon, last in headers if not colon]
     if untyped:
         raise DataError(
             f"{name}: header {untyped[0]!r} has no type; a recbole file writes name:type, as in user_id:token"
         )
-    frame.columns = [header.name for header in headers if header is not None]
+    frame.columns = [first for first, _, _ in headers]
     return frame
 
 
-def _read_dat(stream: IO[bytes], columns: list[str], name: str) -> "pandas.DataFrame":
-    """Rows separated by ``::``, in utf-8 where possible (10m), else latin-1 (1m)."""
-    raw = stream.read()
+def _with_tabs(raw: bytes) -> io.BytesIO:
+    """Rows separated by ``::``, in utf-8 (10m) or else latin-1 (1m), as tab-separated utf-8."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return _read(io.BytesIO(text.replace("::", "\t").encode()), "\t", columns, "utf-8", name)
+    return io.BytesIO(text.replace("::", "\t").encode())
 
 
-def _read(stream: IO[bytes], separator: str, columns: list[str] | None, encoding: str, name: str) -> "pandas.DataFrame":
-    """All cells as text, no quoting except in comma separated files; `columns` None means a header line."""
+def _read(raw: RawMovieLens, name: str, separator: str, columns: list[str] | None = None) -> "pandas.DataFrame":
+    """All cells as text; quotes count only in comma separated files. `columns` None: the first line names them."""
     import csv
 
     import pandas as pd
 
     try:
-        return pd.read_csv(
-            stream,
-            sep=separator,
-            names=columns,
-            header=0 if columns is None else None,
-            dtype="str",
-            encoding=encoding,
-            keep_default_na=False,
-            quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
-            index_col=False,
-        )
+        with raw.open(name) as stream:
+            return pd.read_csv(
+                stream,
+                sep=separator,
+                names=columns,
+                header=0 if columns is None else None,
+                dtype="str",
+                encoding=raw.encoding,
+                keep_default_na=False,
+                quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
+                index_col=False,
+            )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: not in the expected layout ({' '.join(str(error).split())})") from error
 

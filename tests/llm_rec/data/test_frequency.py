@@ -1,4 +1,4 @@
-"""Frequency buckets: the published rule against a scan, ties, unseen items, and the real table where its data is at hand."""
+"""Frequency buckets: the published rule against a scan, ties, unseen items, and the real table."""
 
 import os
 import subprocess

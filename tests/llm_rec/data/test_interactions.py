@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_rec.data import Catalog, Dropped, Interactions, LogOptions, k_core, keep_last, planted_world
+from llm_rec.data import Catalog, Dropped, Interactions, LogOptions, drop_unused_items, k_core, keep_last, planted_world
 from llm_rec.errors import ArtifactError, DataError
 
 CATALOG = Catalog(["a", "b", "c", "d"], ["A", "B", "C", "D"])
@@ -154,8 +154,8 @@ def test_ratings_below_the_minimum_are_dropped_even_for_unknown_items():
     log = Interactions.from_frame(frame, CATALOG, user="user", item="item", options=options)
     assert histories(log) == {"u": ["a", "c"]}
     assert log.dropped == Dropped(low_rating=2)
+    high = LogOptions(rating="stars", min_rating=6.0)
     with pytest.raises(DataError, match="frame: no events left of 4 rows; check the filters and the columns"):
-        high = LogOptions(rating="stars", min_rating=6.0)
         Interactions.from_frame(frame, CATALOG, user="user", item="item", options=high)
     with pytest.raises(ValueError, match="rating and min_rating go together, got rating='stars' and min_rating=None"):
         LogOptions(rating="stars")
@@ -235,6 +235,54 @@ def test_keep_last_keeps_the_latest_events_of_everybody():
     assert short.times.tolist() == [2, 3, 0]
     with pytest.raises(ValueError, match="number of events to keep must be at least 1, got 0"):
         keep_last(log, 0)
+
+
+def test_unused_items_are_dropped_from_both_sides():
+    catalog = Catalog(["a", "b", "c", "d"], ["A", "B", "C", "D"], {"kind": ["1", "2", "3", "4"]})
+    log = log_of([("u", "d", 0), ("u", "b", 1), ("v", "b", 0)], catalog)
+    smaller, moved = drop_unused_items(catalog, log)
+    assert smaller.item_ids == ("b", "d")
+    assert smaller.texts == ("B", "D")
+    assert smaller.columns == {"kind": ("2", "4")}
+    assert histories(moved, smaller) == histories(log, catalog)
+    assert (moved.num_items, moved.catalog) == (2, smaller.fingerprint)
+    assert moved.times.tolist() == log.times.tolist()
+    with pytest.raises(DataError, match="the log was made from catalog"):
+        drop_unused_items(smaller, log)
+
+
+@pytest.mark.parametrize("kind", ["object", "category", "string", "arrow", "shuffled"])
+def test_column_types_do_not_matter(kind):
+    frame = pd.DataFrame(
+        {
+            "user": ["v", "u", "v", "u"],
+            "item": ["a", "b", "c", "a"],
+            "time": pd.to_datetime([4, 3, 2, 1], unit="s"),
+            "stars": [5, 4, 5, 1],
+        }
+    )
+    expected = Interactions.from_frame(frame, CATALOG, user="user", item="item", time="time")
+    match kind:
+        case "object":
+            frame = frame.astype(object)
+        case "category":
+            frame = frame.astype({"user": "category", "item": "category"})
+        case "string":
+            frame = frame.astype({"user": "string", "item": "string", "stars": "Float64"})
+        case "arrow":
+            frame = frame.convert_dtypes(dtype_backend="pyarrow")
+        case "shuffled":
+            frame.index = [7, 7, 3, 1]
+    options = LogOptions(rating="stars", min_rating=1.0)
+    log = Interactions.from_frame(frame, CATALOG, user="user", item="item", time="time", options=options)
+    assert log.fingerprint == expected.fingerprint
+    assert log.user_ids == ("v", "u")
+
+
+def test_columns_of_one_name_are_refused():
+    frame = pd.DataFrame([["u", "a", "b"]], columns=["user", "item", "item"])
+    with pytest.raises(DataError, match="frame: 2 columns are called 'item'; rename all but one"):
+        Interactions.from_frame(frame, CATALOG, user="user", item="item")
 
 
 def test_select_refuses_to_leave_nothing():

@@ -79,6 +79,33 @@ def test_popularity_is_skewed():
     assert counts[:24].sum() > 0.25 * counts.sum()
 
 
+def recall_at_10(split, scores):
+    """Share of test targets among the ten best of the items that the user has not seen, and the same on unseen ones."""
+    log, hits = split.log, []
+    for target, row in zip(split.test.tolist(), scores, strict=True):
+        user = int(log.users_of(np.array([target]))[0])
+        open_items = np.setdiff1d(np.arange(1, log.num_items + 1), log.items[log.offsets[user] : target])
+        best = open_items[np.argsort(-row[open_items], kind="stable")[:10]]
+        hits.append(log.items[target] in best or log.items[target] not in open_items)
+    unseen = split.train_counts[log.items[split.test]] == 0
+    return np.mean(hits), np.mean(np.array(hits)[unseen])
+
+
+def test_the_planted_rules_rank_as_promised():
+    world = planted_world()
+    split = leave_one_out(world.log)
+    following = world.next_cluster[world.clusters[world.log.items[split.test - 1]]]
+    counts = split.train_counts.astype(np.float64)
+    popular, popular_unseen = recall_at_10(split, np.tile(counts, (len(following), 1)))
+    in_cluster = world.clusters[None] == following[:, None]
+    ids, ids_unseen = recall_at_10(split, in_cluster * 1e6 + counts)
+    centres = np.stack([world.embeddings[world.clusters == cluster].mean(axis=0) for cluster in range(12)])
+    _, text_unseen = recall_at_10(split, centres[following] @ world.embeddings.T)
+    assert ids > 2 * popular > 0
+    assert popular_unseen == ids_unseen == 0
+    assert text_unseen > 0.3
+
+
 def test_world_without_unseen_items():
     world = planted_world(100, 48, unseen_items=0.0)
     assert not world.unseen.any()
