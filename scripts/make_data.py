@@ -17,8 +17,9 @@ import ast
 import csv
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,7 +68,7 @@ def read_amazon2014(raw: Path) -> tuple[Histories, Items]:
     return histories, items
 
 
-def dictionaries(path: Path) -> Iterator[dict]:
+def dictionaries(path: Path) -> Iterator[dict[str, Any]]:
     """One dictionary literal a line, in Python's notation; nothing in the file is executed."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; see the top of this script for what the release consists of")
@@ -101,7 +102,7 @@ def write_folder(out: Path, histories: Histories, items: Items) -> tuple[int, in
     columns = {"item_id": list(items)}
     for name in next(iter(items.values())):
         columns[name] = [texts[name] for texts in items.values()]
-    events = {
+    events: dict[str, Sequence[str] | Sequence[int]] = {
         "user_id": [user for user, history in histories for _ in history],
         "item_id": [item for _, history in histories for item in history],
         "order": [place for _, history in histories for place in range(len(history))],
@@ -111,10 +112,10 @@ def write_folder(out: Path, histories: Histories, items: Items) -> tuple[int, in
     return len(histories), len(items)
 
 
-def write_table(path: Path, columns: dict[str, list]) -> None:
+def write_table(path: Path, columns: Mapping[str, Sequence[str] | Sequence[int]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        pq.write_table(pa.table(columns), partial)
+        pq.write_table(pa.table(dict(columns)), partial)
 
 
 def make_movielens(raw: Path, out: Path) -> tuple[int, int]:
