@@ -54,7 +54,7 @@ def main() -> None:
     args = options().parse_args()
     torch.set_num_threads(args.threads)
     if args.quick:
-        args.seconds, args.warmup, args.users = 10.0, 1, 64
+        args.seconds, args.warmup, args.users = 10.0, 1, 256
     folders = {folder.name: folder for folder in (args.data, args.data2) if folder is not None}
     rows = {name: write_rows(folder, args.out / "rows" / f"{name}.npz") for name, folder in folders.items()}
     settings: list[dict[str, Plain]] = [{"what": SPEED, "on": name} for name in folders]

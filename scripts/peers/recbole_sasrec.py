@@ -31,7 +31,7 @@ def main() -> None:
         "USER_ID_FIELD": "user_id",
         "ITEM_ID_FIELD": "item_id",
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-        "MAX_ITEM_LIST_LENGTH": args.max_len,
+        "MAX_ITEM_LIST_LENGTH": args.max_length,
         "train_batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
         "hidden_size": args.dim,

@@ -35,11 +35,11 @@ def main() -> None:
         )
 
     # Ranked users come first; further rows name every item of the catalog once, so that the model knows them all.
-    events = synthetic_histories(args.users, args.items, args.max_len, args.seed)[:, :-1]
+    events = synthetic_histories(args.users, args.items, args.max_length, args.seed)[:, :-1]
     others = np.arange(1, args.items + 1)
     columns = {
         Columns.User: np.concatenate(
-            [np.repeat(np.arange(args.users), args.max_len), args.users + others // args.max_len]
+            [np.repeat(np.arange(args.users), args.max_length), args.users + others // args.max_length]
         ),
         Columns.Item: np.concatenate([events.ravel(), others]),
     }
@@ -50,7 +50,7 @@ def main() -> None:
         n_blocks=args.layers,
         n_heads=args.heads,
         n_factors=args.dim,
-        session_max_len=args.max_len,
+        session_max_len=args.max_length,
         loss="sampled_softmax",
         n_negatives=1,
         batch_size=args.batch_size,
@@ -58,7 +58,7 @@ def main() -> None:
         get_trainer_func=trainer,
     )
     model.fit(Dataset.construct(frame))
-    ranked = Dataset.construct(frame[: args.users * args.max_len])
+    ranked = Dataset.construct(frame[: args.users * args.max_length])
 
     stage = {}
     inner = model.lightning_model._recommend_u2i

@@ -56,7 +56,7 @@ def main() -> None:
         n_heads=args.heads,
         n_factors=args.dim,
         dropout_rate=args.dropout,
-        session_max_len=args.max_len,
+        session_max_len=args.max_length,
         loss="softmax",
         lr=args.learning_rate,
         batch_size=args.batch_size,
@@ -65,7 +65,7 @@ def main() -> None:
     )
     model.fit(Dataset.construct(frame))
     clock = next(c for c in model.fit_trainer.callbacks if isinstance(c, Clock))  # RecTools trains with a copy
-    lengths = np.minimum(np.bincount(users), args.max_len + 1)
+    lengths = np.minimum(np.bincount(users), args.max_length + 1)
     result(
         peer="rectools",
         version=version("rectools"),
