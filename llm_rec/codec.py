@@ -41,7 +41,7 @@ else:  # checkers of types at run time resolve no recursive alias
 def kind_of(cls: type) -> str:
     """The tag of a dataclass inside a union: its name in snake case, without ``Config``."""
     name = cls.__name__.removesuffix("Config")
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def to_plain(value: object, *, tagged: bool = False) -> Plain:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from semantic_ids.codebooks import Codebooks, Quantized
 from semantic_ids.losses import Reduction, codebook_loss, commitment_loss, error_correlation, reconstruction_loss
-from semantic_ids.quantizers.codebooks import Codebooks, Quantized
 from semantic_ids.vectors import Vectors, chunks
 
 Standardise = Literal["none", "global", "per_dim"]
@@ -26,8 +26,8 @@ class AutoencoderConfig:
     input alone.
     """
 
-    hidden_dims: tuple[int, ...] = (256,)
-    latent_dim: int = 64
+    hidden_dims: tuple[int, ...] = (512, 256, 128)
+    latent_dim: int = 32
     standardise: Standardise = "global"
     variance_floor: float = 0.1
 

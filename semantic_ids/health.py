@@ -123,8 +123,8 @@ def health(
 def entropy(counts: Int64[np.ndarray, " cells"]) -> float:
     """H of the distribution that counts stand for, in nats.
 
-    >>> entropy(np.array([2, 0, 2])) == np.log(2)
-    True
+    >>> round(entropy(np.array([2, 0, 2])), 4)
+    0.6931
     """
     shares = counts[counts > 0] / counts.sum()
     return max(0.0, float(-(shares * np.log(shares)).sum()))

@@ -2,7 +2,7 @@
 
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.frequency import BucketMode, FrequencyBuckets
-from llm_rec.data.interactions import Dropped, Interactions, KCore, LogOptions, drop_unused_items, k_core, keep_last
+from llm_rec.data.interactions import Dropped, Interactions, LogOptions
 from llm_rec.data.splits import (
     GlobalTimeConfig,
     LeaveOneOutConfig,
@@ -13,6 +13,7 @@ from llm_rec.data.splits import (
     leave_one_out,
     make_split,
 )
+from llm_rec.data.subsets import KCore, drop_unused_items, k_core, keep_last
 from llm_rec.data.synthetic import PlantedWorld, planted_world
 
 __all__ = [

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -53,7 +53,8 @@ class Dropped:
 class Interactions:
     """Events of U users, each user's in time order: user `u` owns events `offsets[u]` to `offsets[u + 1]`.
 
-    `items` are catalog rows (1..num_items). `times` is None where the source knows only the order of events.
+    `items` are catalog rows (1..num_items). `times` is None where the source knows only the order of events. Arrays of
+    your own are taken as they are, but for their lengths; `validate` reads all of them.
     """
 
     def __init__(
@@ -74,6 +75,11 @@ class Interactions:
         self.num_items = num_items
         self.catalog = catalog  # fingerprint of the catalog whose rows `items` are
         self.dropped = dropped or Dropped()
+        if len(self.user_ids) != self.num_users or (times is not None and len(times) != len(items)):
+            raise DataError(
+                f"lengths do not agree: {len(self.user_ids)} user ids, {len(offsets)} offsets (one more than users), "
+                f"{len(items)} items, {'no' if times is None else len(times)} times"
+            )
 
     @classmethod
     def from_frame(
@@ -211,6 +217,30 @@ class Interactions:
             dropped=self.dropped,
         )
 
+    def validate(self) -> None:
+        """Check every event: `DataError` for offsets that are none, rows outside the catalog, and unsorted times."""
+        if self.offsets[0] != 0 or self.offsets[-1] != self.num_events or (np.diff(self.offsets) < 0).any():
+            raise DataError(
+                f"offsets must rise from 0 to the {self.num_events} events, got {self.offsets.tolist()[:9]}"
+            )
+        outside = np.flatnonzero((self.items < 1) | (self.items > self.num_items))
+        if len(outside):
+            event = int(outside[0])
+            raise DataError(
+                f"{len(outside)} events have no item row in 1..{self.num_items}, first event {event}: "
+                f"{self.items[event]}"
+            )
+        if self.times is None:
+            return
+        back = np.flatnonzero(np.diff(self.times) < 0) + 1
+        back = np.setdiff1d(back, self.offsets)  # the first event of a user may be earlier than the one before it
+        if len(back):
+            user = self.user_ids[int(self.users_of(back[:1])[0])]
+            raise DataError(
+                f"times of {len(back)} events are before the event in front of them, first that of user {user!r} at "
+                f"event {back[0]}; sort each user's events by time, or read them by from_frame, which does"
+            )
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes with any user, event, order or time, and with the catalog."""
@@ -315,74 +345,6 @@ class _Details:
     num_items: int
     has_times: bool
     dropped: Dropped
-
-
-class KCore(NamedTuple):
-    """A dense part of a log, and how many rounds of removal led to it."""
-
-    log: Interactions
-    rounds: int
-
-
-def k_core(log: Interactions, users: int = 5, items: int = 5) -> KCore:
-    """The largest part of the log in which every user and every remaining item has at least so many events.
-
-    Removing a rare item can leave a user short and the reverse, so both are removed in turn until nothing changes (one
-    pass, which many scripts stop at, is not a k-core). 1 or 0 switches a side off. The catalog and its rows stay as
-    they are: items without events remain rankable. It counts the later test events too, so say that you used it.
-    """
-    owners = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
-    kept = np.arange(log.num_events)
-    rounds = 0
-    while True:
-        enough_user = np.bincount(owners[kept], minlength=log.num_users) >= users
-        enough_item = np.bincount(log.items[kept], minlength=log.num_items + 1) >= items
-        still = kept[enough_user[owners[kept]] & enough_item[log.items[kept]]]
-        if len(still) == len(kept):
-            break
-        kept, rounds = still, rounds + 1
-    if not len(kept):
-        raise DataError(
-            f"no user with at least {users} events and item with at least {items} events is left; ask for smaller cores"
-        )
-    mask = np.zeros(log.num_events, dtype=bool)
-    mask[kept] = True
-    return KCore(log.select(mask), rounds)
-
-
-def keep_last(log: Interactions, number: int) -> Interactions:
-    """The log with at most the `number` latest events of each user."""
-    if number < 1:
-        raise ValueError(f"number of events to keep must be at least 1, got {number}")
-    ends = np.repeat(log.offsets[1:], np.diff(log.offsets))
-    return log.select(np.arange(log.num_events) >= ends - number)
-
-
-def drop_unused_items(catalog: Catalog, log: Interactions) -> tuple[Catalog, Interactions]:
-    """Catalog and log without the items that have no event at all, in unchanged order.
-
-    Published tables usually rank among these only (after a k-core, say). Keep the whole catalog instead when items that
-    nobody has touched yet are to be recommended too: dropping them makes the task easier.
-    """
-    if log.catalog != catalog.fingerprint:
-        raise DataError(f"the log was made from catalog {log.catalog}, not from {catalog.fingerprint}")
-    used = np.bincount(log.items, minlength=log.num_items + 1) > 0
-    kept = np.flatnonzero(used[1:]).tolist()
-    smaller = Catalog(
-        [catalog.item_ids[index] for index in kept],
-        [catalog.texts[index] for index in kept],
-        {name: [values[index] for index in kept] for name, values in catalog.columns.items()},
-    )
-    new_rows = np.cumsum(used)  # row 0, padding, is never used
-    return smaller, Interactions(
-        log.user_ids,
-        log.offsets,
-        new_rows[log.items],
-        log.times,
-        num_items=len(smaller),
-        catalog=smaller.fingerprint,
-        dropped=log.dropped,
-    )
 
 
 def log_columns(user: str, item: str, time: str | None, order: str | None, options: LogOptions) -> list[str]:

@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64
 
@@ -65,11 +64,9 @@ def read_table(
                 frame = _read_csv(path, ids)
             case "jsonl":
                 frame = _read_jsonl(path)
-    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as {form} ({_one_line(error)})") from error
     except DataError:
         raise
-    except ValueError as error:
+    except (ValueError, OSError, EOFError) as error:  # what pandas, pyarrow, gzip and utf-8 raise on foreign bytes
         raise DataError(f"{path}: not readable as {form} ({_one_line(error)})") from error
     if columns is None:
         return frame
@@ -91,7 +88,8 @@ def _read_csv(path: Path, ids: Sequence[str]) -> pd.DataFrame:
 def _read_jsonl(path: Path) -> pd.DataFrame:
     """One object a line, values as JSON has them: nothing is guessed to be a date or a number."""
     rows = []
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+    packed = path.suffix == ".gz"
+    with gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -173,7 +171,11 @@ def factorise_ids(column: pd.Series, where: str) -> tuple[Int64[np.ndarray, "row
     name = f"{where}: column {str(column.name)!r}"
     refuse_rows(column.isna().to_numpy(dtype=bool), column, f"{name}: null id", "remove or fill these rows")
     codes, raw = pd.factorize(column)
-    raw_ids = id_strings(pd.Series(raw, name=column.name), where)
+    try:
+        raw_ids = id_strings(pd.Series(raw, name=column.name), where)
+    except DataError:
+        id_strings(column, where)  # the same error, with the rows of the table
+        raise
     merged, ids = pd.factorize(np.array(raw_ids, dtype=object))  # 7 and "7" are one id
     return merged[codes].astype(np.int64), list(ids)
 

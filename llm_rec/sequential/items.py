@@ -4,7 +4,7 @@ Every member of the union gives zeros for row 0 and has no opinion about the bac
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
 import numpy as np
@@ -16,6 +16,14 @@ from torch import Tensor, nn
 from llm_rec.data.splits import Split
 from llm_rec.errors import ConfigError
 from llm_rec.sequential.protocols import ItemVectors
+from semantic_ids.fusion import (
+    CodeEmbedding,
+    CodeFusionConfig,
+    CodePooling,
+    NoFusionConfig,
+    Pooling,
+    build_fusion,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -90,7 +98,21 @@ class TextItemsConfig:
             raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
 
 
-SingleItemsConfig = IdItemsConfig | TextItemsConfig
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeItemsConfig:
+    """One learned vector per semantic code, fused across the books of an item and pooled into one vector.
+
+    Items with equal codes get equal vectors, so it needs codes without collisions to rank alone. `std` is the deviation
+    of the first code vectors.
+    """
+
+    fusion: CodeFusionConfig = field(default_factory=NoFusionConfig)
+    pooling: Pooling = "sum"
+    std: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,14 +123,15 @@ class MixedItemsConfig:
     codes learn to rank alone. `mask_unseen_ids` gives items without train events no id part, in training and after.
     """
 
-    id: IdItemsConfig | None = IdItemsConfig()
-    text: TextItemsConfig | None = TextItemsConfig()
+    id: IdItemsConfig | None = field(default_factory=IdItemsConfig)
+    text: TextItemsConfig | None = field(default_factory=TextItemsConfig)
+    codes: CodeItemsConfig | None = None
     combine: Literal["sum", "concat", "gate"] = "sum"
     id_dropout: float = 0.0
     mask_unseen_ids: bool = False
 
     def __post_init__(self) -> None:
-        if sum(part is not None for part in (self.id, self.text)) < 2:
+        if sum(part is not None for part in (self.id, self.text, self.codes)) < 2:
             raise ValueError("mixed items need at least two of id, text and codes; use the single kind instead")
         if not 0 <= self.id_dropout < 1:
             raise ValueError(f"id_dropout must lie in 0..1 (1 excluded), got {self.id_dropout}")
@@ -116,7 +139,7 @@ class MixedItemsConfig:
             raise ValueError("id_dropout and mask_unseen_ids need an id part; set id, or leave them off")
 
 
-ItemsConfig = IdItemsConfig | TextItemsConfig | MixedItemsConfig
+ItemsConfig = IdItemsConfig | TextItemsConfig | CodeItemsConfig | MixedItemsConfig
 
 
 def build_items(config: ItemsConfig, sources: ItemSources, dim: int) -> ItemVectors:
@@ -126,6 +149,8 @@ def build_items(config: ItemsConfig, sources: ItemSources, dim: int) -> ItemVect
             return IdItems(config, sources, dim)
         case TextItemsConfig():
             return TextItems(config, sources, dim)
+        case CodeItemsConfig():
+            return CodeItems(config, sources, dim)
         case MixedItemsConfig():
             return MixedItems(config, sources, dim)
         case _:
@@ -186,6 +211,35 @@ class TextItems(nn.Module):
         return vectors if self.scale is None else vectors * self.scale
 
 
+class CodeItems(nn.Module):
+    """Fused and pooled code embeddings. The codes are a buffer and travel with the weights."""
+
+    codes: Tensor
+
+    def __init__(self, config: CodeItemsConfig, sources: ItemSources, dim: int) -> None:
+        super().__init__()
+        if sources.codes is None or sources.codebook_sizes is None:
+            raise ConfigError("code items need codes; index the catalog, or use id items")
+        self.dim = dim
+        books = len(sources.codebook_sizes)
+        real = torch.arange(sources.num_items + 1) > 0
+        self.register_buffer("codes", (sources.codes + 1) * real[:, None])  # 0 is padding in every book
+        self.embedding = CodeEmbedding(sources.codebook_sizes, dim, std=config.std)
+        self.fusion = build_fusion(config.fusion, books, dim)
+        self.pooling = CodePooling(config.pooling, books, dim)
+
+    def forward(self, rows: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
+        distinct, place = distinct_rows(rows, len(self.codes))
+        return F.embedding(place, self._pool(distinct))
+
+    def all(self) -> Float[Tensor, "items_plus_one dim"]:
+        return in_chunks(self._pool, len(self.codes), self.codes.device)
+
+    def _pool(self, rows: Int64[Tensor, "rows"]) -> Float[Tensor, "rows dim"]:
+        vectors: Tensor = self.pooling(self.fusion(self.embedding(self.codes[rows])))
+        return vectors * (rows != 0)[:, None]
+
+
 class MixedItems(nn.Module):
     """Parts of one width, combined."""
 
@@ -199,8 +253,9 @@ class MixedItems(nn.Module):
         self.num_items = sources.num_items
         self.id = None if config.id is None else IdItems(config.id, sources, dim)
         self.text = None if config.text is None else TextItems(config.text, sources, dim)
+        self.codes = None if config.codes is None else CodeItems(config.codes, sources, dim)
         self.register_buffer("known", _known_items(sources) if config.mask_unseen_ids else None)
-        number = sum(part is not None for part in (self.id, self.text))
+        number = sum(part is not None for part in (self.id, self.text, self.codes))
         self.mix = nn.Linear(number * dim, dim, bias=False) if config.combine == "concat" else None
         self.gate = nn.Linear(number * dim, number) if config.combine == "gate" else None
 
@@ -218,6 +273,8 @@ class MixedItems(nn.Module):
             parts.append(self.id(rows) if keep is None else self.id(rows) * keep[..., None])
         if self.text is not None:
             parts.append(self.text(rows))
+        if self.codes is not None:
+            parts.append(self.codes(rows))
         if self.mix is not None:
             mixed: Tensor = self.mix(torch.cat(parts, dim=-1))
             return mixed
@@ -241,12 +298,17 @@ def distinct_rows(
 ) -> tuple[Int64[Tensor, "distinct"], Int64[Tensor, "*shape"]]:
     """Rows to compute, and where each of `rows` is among them: nothing is computed for an item twice if avoidable.
 
-    On the CPU the distinct rows are found by sorting. Elsewhere that would wait for the device, so the choice is by
-    counts alone: every row of the table once, or every occurrence.
+    On the CPU the distinct rows are found by marking them in a table, or by sorting when the table would be much
+    longer than `rows`. Elsewhere either would wait for the device, so the choice is by counts alone: every row of the
+    table once, or every occurrence.
     """
-    if rows.device.type == "cpu":
+    if rows.device.type == "cpu" and num_rows > 16 * rows.numel():
         distinct, place = torch.unique(rows, return_inverse=True)
         return distinct, place
+    if rows.device.type == "cpu":
+        marks = torch.zeros(num_rows, dtype=torch.int64)
+        marks[rows.flatten()] = 1
+        return marks.nonzero().squeeze(1), F.embedding(rows, marks.cumsum(0)[:, None]).squeeze(-1) - 1
     if rows.numel() >= num_rows:
         return torch.arange(num_rows, device=rows.device), rows
     return rows.flatten(), torch.arange(rows.numel(), device=rows.device).view(rows.shape)

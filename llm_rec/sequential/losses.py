@@ -40,10 +40,12 @@ def gbce(
 def gbce_beta(number: int, *, num_items: int, t: float) -> float:
     """beta = a (t (1 - 1/a) + 1/a) = 1 - t (1 - a), a = k / (num_items - 1) the sampling rate (arXiv 2308.07192).
 
+    A rate above 1 (more draws than items) counts as 1, our choice.
+
     >>> gbce_beta(256, num_items=257, t=0.75), gbce_beta(10, num_items=101, t=0.5)
     (1.0, 0.55)
     """
-    rate = number / max(num_items - 1, 1)
+    rate = min(1.0, number / max(num_items - 1, 1))
     return 1 - t * (1 - rate)
 
 
@@ -91,23 +93,28 @@ def cross_entropy(
     return cast(Tensor, _ChunkedCrossEntropy.apply(states, items, targets, chunk))  # type: ignore[no-untyped-call]
 
 
+def at_least_float32(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Logits in the precision that sums of exponentials need, whatever mixed precision made of them."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, states: Tensor, items: Tensor, targets: Tensor, chunk: int) -> Tensor:
         state_grad, item_grad = torch.empty_like(states), torch.zeros_like(items)
-        total = states.new_zeros(())
+        total = at_least_float32(states.new_zeros(()))
         wanted = states.requires_grad or items.requires_grad
         for first in range(0, len(states), chunk):
             u, target = states[first : first + chunk], targets[first : first + chunk, None]
-            logits = (u @ items.T).to(states.dtype)
+            logits = at_least_float32(u @ items.T)
             logits[:, 0] = -torch.inf
             normaliser = torch.logsumexp(logits, dim=1, keepdim=True)
             total += (normaliser - logits.gather(1, target)).sum()
             if wanted:  # d loss / d logits = softmax - one-hot
                 error = logits.sub_(normaliser).exp_()
                 error.scatter_add_(1, target, error.new_full((), -1.0).expand(target.shape))
-                state_grad[first : first + chunk] = error @ items
-                item_grad += error.T @ u
+                state_grad[first : first + chunk] = error @ items.to(error.dtype)
+                item_grad += error.T @ u.to(error.dtype)
         if wanted:
             ctx.save_for_backward(state_grad, item_grad)
         return total / len(states)

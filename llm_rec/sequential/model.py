@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
 from llm_rec.codec import from_plain, to_plain
-from llm_rec.errors import ArtifactError
+from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.sequential.backbones import BackboneConfig, build_backbone
 from llm_rec.sequential.items import IdItemsConfig, ItemsConfig, ItemSources, build_items
 from llm_rec.sequential.protocols import Backbone, ItemVectors
@@ -96,7 +96,7 @@ class SequentialModel(nn.Module):
         return self.sizes.num_items
 
     def forward(self, history: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:
-        """States of all positions, ready for the inner product with `candidates` of item rows."""
+        """States of all positions: what the inner product with `comparable` item vectors scores."""
         return self.states(self.items(history), history != 0)
 
     def states(
@@ -126,7 +126,7 @@ class SequentialModel(nn.Module):
     @torch.no_grad()
     def item_vectors(self) -> Float[Tensor, "items_plus_one width"]:
         """Vectors of all rows, as ranked."""
-        return self.comparable(self.items.all())
+        return self.comparable(self.items.all()).detach()
 
     def save_pretrained(self, folder: Path | str, *, catalog: str | None = None, overwrite: bool = False) -> None:
         """Write config and weights (frozen embeddings among them) as one artefact; `catalog` is its fingerprint."""
@@ -143,7 +143,10 @@ class SequentialModel(nn.Module):
         """The model saved in `folder`, in evaluation mode; `ArtifactError` when it is damaged or something else."""
         folder = Path(folder)
         read_manifest(folder, KIND)
-        saved = from_plain(SavedModel, read_json(folder / CONFIG))
+        try:
+            saved = from_plain(SavedModel, read_json(folder / CONFIG))
+        except (OSError, ConfigError) as error:
+            raise ArtifactError(f"{folder / CONFIG}: not the settings of a model ({error}); save it again") from error
         model = cls(saved.model, saved.sources.blank())
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))

@@ -113,7 +113,10 @@ class Block(nn.Module):
         return cast(Tensor, self.ffn_norm(states + self.dropout(self.ffn(states))))
 
     def _attend(self, states: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        q, k, v = rearrange(self.qkv(states), "b l (three h d) -> three b h l d", three=3, h=self.num_heads)
+        q, k, v = (
+            rearrange(part, "b l (h d) -> b h l d", h=self.num_heads)
+            for part in torch.chunk(self.qkv(states), 3, dim=-1)
+        )
         dropout = self.attention_dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         out: Tensor = self.out(rearrange(mixed, "b h l d -> b l (h d)"))

@@ -146,9 +146,10 @@ class NextItemTask:
         positive = (states * self.model.comparable(target)).sum(dim=-1)
         negative = self.model.comparable(negative)
         if negatives.dim() == 1:
-            return Logits(positive, states @ negative.T)
+            return Logits(losses.at_least_float32(positive), losses.at_least_float32(states @ negative.T))
         per_position = negative.view(*negatives.shape, -1)
-        return Logits(positive, (per_position @ states[:, :, None]).squeeze(-1))
+        products = (per_position @ states[:, :, None]).squeeze(-1)
+        return Logits(losses.at_least_float32(positive), losses.at_least_float32(products))
 
     def _states(self, vectors: Float[Tensor, "batch length dim"], batch: SequenceBatch) -> Float[Tensor, "targets dim"]:
         states = self.model.states(vectors, batch.history != 0)

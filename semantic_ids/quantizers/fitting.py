@@ -10,9 +10,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from semantic_ids.autoencoder import LossWeights, QuantizedAutoencoder
+from semantic_ids.codebooks import Quantized, reseed
 from semantic_ids.files import Plain
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
-from semantic_ids.quantizers.codebooks import Quantized, reseed
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.vectors import Vectors, sample, seeded, take
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -28,6 +28,7 @@ class FitLog:
     seconds: float = field(default=0.0, compare=False)
 
 
+@runtime_checkable
 class Quantizer(Protocol):
     """Vectors -> codes -> vectors. `encode`, `decode` and `save` need a fit (or a loaded file) first."""
 

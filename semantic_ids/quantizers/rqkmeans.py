@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from semantic_ids.codebooks import gather_codewords, residual_codes
 from semantic_ids.kmeans import Init, kmeans, squared_distances
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
-from semantic_ids.quantizers.codebooks import gather_codewords, residual_codes
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.quantizers.saving import (
     QuantizerState,

@@ -10,9 +10,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from semantic_ids.autoencoder import AutoencoderConfig, LossWeights, QuantizedAutoencoder
+from semantic_ids.codebooks import Aggregate, ParallelCodebooks, ResidualCodebooks
 from semantic_ids.losses import Reduction
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
-from semantic_ids.quantizers.codebooks import Aggregate, ParallelCodebooks, ResidualCodebooks
 from semantic_ids.quantizers.fitting import AutoencoderFit, FitConfig
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.quantizers.saving import (

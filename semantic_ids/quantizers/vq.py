@@ -11,10 +11,10 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from semantic_ids.autoencoder import Standardiser
+from semantic_ids.codebooks import gather_codewords
 from semantic_ids.files import Plain
 from semantic_ids.kmeans import check_rows, squared_distances
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
-from semantic_ids.quantizers.codebooks import gather_codewords
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.quantizers.saving import (
     QuantizerState,
@@ -172,7 +172,7 @@ class LibraryRQ:
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(generator.initial_seed())
-            scaled = _scale(model)(rows)
+            scaled: Tensor = _scale(model)(rows)
             quantized: Tensor = model.train()["residual"](scaled.unsqueeze(0))[0][0]
         return (quantized - scaled).square().mean()
 

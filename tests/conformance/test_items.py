@@ -8,6 +8,7 @@ from llm_rec.codec import from_plain, to_plain
 from llm_rec.errors import ConfigError
 from llm_rec.sequential import items as items_module
 from llm_rec.sequential.items import (
+    CodeItemsConfig,
     IdItemsConfig,
     ItemSources,
     MixedItemsConfig,
@@ -15,14 +16,20 @@ from llm_rec.sequential.items import (
     build_items,
     distinct_rows,
 )
-from llm_rec.sequential.model import SequentialConfig
+from llm_rec.sequential.model import SequentialConfig, SourceSizes
 from llm_rec.sequential.protocols import ItemVectors
+from semantic_ids.fusion import GateFusionConfig, MLPFusionConfig
 
 CONFIGS = {
     "id": IdItemsConfig(),
     "id_normal": IdItemsConfig(init="normal", std=0.1),
     "text": TextItemsConfig(),
     "text_mlp": TextItemsConfig(projection="mlp", num_layers=3, trainable_scale=True),
+    "codes": CodeItemsConfig(),
+    "codes_gate_concat": CodeItemsConfig(fusion=GateFusionConfig(), pooling="concat", std=0.5),
+    "codes_mlp_mean": CodeItemsConfig(fusion=MLPFusionConfig(), pooling="mean", std=0.5),
+    "mixed_all": MixedItemsConfig(codes=CodeItemsConfig(), combine="gate"),
+    "mixed_text_codes": MixedItemsConfig(id=None, codes=CodeItemsConfig(), combine="concat"),
     "mixed_sum": MixedItemsConfig(id_dropout=0.5, mask_unseen_ids=True),
     "mixed_concat": MixedItemsConfig(combine="concat"),
     "mixed_gate": MixedItemsConfig(combine="gate", id_dropout=0.2),
@@ -35,7 +42,11 @@ def sources():
     embeddings = torch.randn(NUM_ITEMS + 1, 5, generator=generator)
     embeddings[0] = 0
     counts = torch.tensor([0, 3, 1, 0, 2, 5, 1, 1, 0, 2])
-    return ItemSources(num_items=NUM_ITEMS, embeddings=embeddings, train_counts=counts)
+    codes = torch.stack([torch.arange(10) % 3, torch.arange(10) // 3], dim=1)
+    codes[0] = 0
+    return ItemSources(
+        num_items=NUM_ITEMS, embeddings=embeddings, codes=codes, codebook_sizes=(3, 4), train_counts=counts
+    )
 
 
 @pytest.fixture(params=CONFIGS, name="config")
@@ -100,20 +111,24 @@ def test_gradient_reaches_every_parameter_through_all_and_through_rows(vectors):
 
 def test_weights_make_the_vectors(vectors, config):
     torch.manual_seed(7)
-    blank = ItemSources(
-        num_items=NUM_ITEMS, embeddings=torch.zeros(NUM_ITEMS + 1, 5), train_counts=torch.zeros(NUM_ITEMS + 1).long()
-    )
-    other = build_items(config, blank, DIM)
+    other = build_items(config, SourceSizes.of(sources()).blank(), DIM)
     other.load_state_dict(vectors.state_dict())
     assert torch.equal(other.all(), vectors.all())
 
 
-def test_frozen_embeddings_are_no_parameter_and_never_change(vectors, config):
-    if isinstance(config, IdItemsConfig):
-        pytest.skip("no embeddings")
-    buffer = dict(vectors.named_buffers())["embeddings" if isinstance(config, TextItemsConfig) else "text.embeddings"]
-    assert torch.equal(buffer, sources().embeddings)
-    assert not buffer.requires_grad
+def test_frozen_embeddings_and_codes_are_saved_but_not_trained():
+    vectors = build_items(CONFIGS["mixed_all"], sources(), DIM)
+    trained = dict(vectors.named_parameters())
+    for name, expected in (("text.embeddings", sources().embeddings), ("codes.codes", sources().codes + 1)):
+        assert torch.equal(vectors.state_dict()[name][1:], expected[1:])
+        assert name not in trained
+
+
+def test_codes_pool_the_vectors_of_their_books():
+    codes = build_items(CodeItemsConfig(std=1.0), sources(), DIM)
+    table = codes.embedding.weight  # book 0: padding and 3 codes, then book 1: padding and 4 codes
+    first, second = sources().codes[7].tolist()
+    assert torch.allclose(codes.all()[7], table[1 + first] + table[4 + 1 + second])
 
 
 def test_text_projection_equals_the_layer_by_hand():
@@ -157,9 +172,10 @@ def test_id_dropout_drops_whole_id_vectors_at_its_rate_in_training_only():
 
 def test_distinct_rows_rebuild_the_rows():
     rows = torch.tensor([[3, 1, 3], [0, 1, 1]])
-    distinct, place = distinct_rows(rows, 10)
-    assert distinct.tolist() == [0, 1, 3]
-    assert torch.equal(distinct[place], rows)
+    for num_rows in (4, 10, 1000):  # by marking, by marking, by sorting
+        distinct, place = distinct_rows(rows, num_rows)
+        assert distinct.tolist() == [0, 1, 3]
+        assert torch.equal(distinct[place], rows)
 
 
 def test_rows_off_the_cpu_are_chosen_by_counts_alone():
@@ -184,6 +200,10 @@ def test_rows_off_the_cpu_are_chosen_by_counts_alone():
             lambda: ItemSources(num_items=3, embeddings=torch.zeros(3, 2)),
             r"embeddings hold 3 rows but the catalog has 3 items \(and padding\); make the embeddings from the same",
         ),
+        (
+            lambda: build_items(CodeItemsConfig(), ItemSources(num_items=3), 4),
+            "code items need codes; index the",
+        ),
         (lambda: ItemSources(num_items=3, codebook_sizes=(4,)), "codes and codebook_sizes belong together"),
     ],
 )
@@ -196,6 +216,11 @@ def test_missing_or_foreign_sources_are_named(build, message):
     ("build", "message"),
     [
         (lambda: IdItemsConfig(std=0.0), "std must be positive, got 0.0"),
+        (lambda: CodeItemsConfig(std=-1.0), "std must be positive, got -1.0"),
+        (
+            lambda: MixedItemsConfig(id=None, codes=CodeItemsConfig(), id_dropout=0.5),
+            "id_dropout and mask_unseen_ids",
+        ),
         (lambda: TextItemsConfig(num_layers=0), "num_layers must be at least 1, got 0"),
         (lambda: MixedItemsConfig(text=None), "mixed items need at least two of id, text and codes"),
         (lambda: MixedItemsConfig(id_dropout=1.0), r"id_dropout must lie in 0..1 \(1 excluded\), got 1.0"),

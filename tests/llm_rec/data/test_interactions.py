@@ -1,6 +1,6 @@
-"""Logs: sorting, ids, filters, cores, and the files that give the same log back."""
+"""Logs: sorting, ids, filters, and the files that give the same log back."""
 
-from collections import Counter
+import gzip
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_rec.data import Catalog, Dropped, Interactions, LogOptions, drop_unused_items, k_core, keep_last, planted_world
+from llm_rec.data import Catalog, Dropped, Interactions, LogOptions, planted_world
+from llm_rec.data.interactions import read_log
 from llm_rec.errors import ArtifactError, DataError
 
 CATALOG = Catalog(["a", "b", "c", "d"], ["A", "B", "C", "D"])
@@ -190,67 +191,6 @@ def test_reading_equals_a_naive_loop(rows):
     assert log.offsets[-1] == len(rows)
 
 
-def naive_k_core(rows, users, items):
-    while True:
-        by_user, by_item = Counter(u for u, _ in rows), Counter(i for _, i in rows)
-        kept = [(u, i) for u, i in rows if by_user[u] >= users and by_item[i] >= items]
-        if kept == rows:
-            return rows
-        rows = kept
-
-
-@given(events, st.integers(0, 4), st.integers(0, 4))
-@settings(max_examples=80, deadline=None)
-def test_k_core_equals_a_naive_loop_and_is_a_fixed_point(rows, users, items):
-    log = log_of([(u, i, n) for n, (u, i, _) in enumerate(rows)])
-    pairs = [(log.user_ids[u], int(i)) for u, i in zip(log.users_of(np.arange(len(rows))), log.items, strict=True)]
-    expected = naive_k_core(pairs, users, items)
-    if not expected:
-        with pytest.raises(DataError, match="ask for smaller cores"):
-            k_core(log, users, items)
-        return
-    core, rounds = k_core(log, users, items)
-    found = [
-        (core.user_ids[u], int(i)) for u, i in zip(core.users_of(np.arange(core.num_events)), core.items, strict=True)
-    ]
-    assert found == expected
-    assert k_core(core, users, items).rounds == 0
-    assert (rounds == 0) == (len(expected) == len(rows))
-    assert core.num_items == 4
-    assert core.catalog == log.catalog
-
-
-def test_k_core_needs_more_than_one_round_on_a_chain():
-    rows = [("u", "a", 0), ("u", "b", 1), ("v", "b", 0), ("v", "c", 1), ("w", "c", 0), ("w", "d", 1), ("x", "d", 0)]
-    loop = [("p", "a", 0), ("p", "b", 1), ("q", "a", 0), ("q", "b", 1)]
-    core, rounds = k_core(log_of([r for r in rows if r[0] != "u"] + loop), users=2, items=2)
-    assert histories(core) == {"p": ["a", "b"], "q": ["a", "b"]}
-    assert rounds == 5  # x, d, w, c, v
-
-
-def test_keep_last_keeps_the_latest_events_of_everybody():
-    log = log_of([("u", i, n) for n, i in enumerate("abcd")] + [("v", "a", 0)])
-    short = keep_last(log, 2)
-    assert histories(short) == {"u": ["c", "d"], "v": ["a"]}
-    assert short.times.tolist() == [2, 3, 0]
-    with pytest.raises(ValueError, match="number of events to keep must be at least 1, got 0"):
-        keep_last(log, 0)
-
-
-def test_unused_items_are_dropped_from_both_sides():
-    catalog = Catalog(["a", "b", "c", "d"], ["A", "B", "C", "D"], {"kind": ["1", "2", "3", "4"]})
-    log = log_of([("u", "d", 0), ("u", "b", 1), ("v", "b", 0)], catalog)
-    smaller, moved = drop_unused_items(catalog, log)
-    assert smaller.item_ids == ("b", "d")
-    assert smaller.texts == ("B", "D")
-    assert smaller.columns == {"kind": ("2", "4")}
-    assert histories(moved, smaller) == histories(log, catalog)
-    assert (moved.num_items, moved.catalog) == (2, smaller.fingerprint)
-    assert moved.times.tolist() == log.times.tolist()
-    with pytest.raises(DataError, match="the log was made from catalog"):
-        drop_unused_items(smaller, log)
-
-
 @pytest.mark.parametrize("kind", ["object", "category", "string", "arrow", "shuffled"])
 def test_column_types_do_not_matter(kind):
     frame = pd.DataFrame(
@@ -283,6 +223,31 @@ def test_columns_of_one_name_are_refused():
     frame = pd.DataFrame([["u", "a", "b"]], columns=["user", "item", "item"])
     with pytest.raises(DataError, match="frame: 2 columns are called 'item'; rename all but one"):
         Interactions.from_frame(frame, CATALOG, user="user", item="item")
+
+
+def test_bad_ids_are_shown_with_the_rows_of_the_table():
+    message = refused([("u", 1.0, 0), ("u", 1.0, 1), ("u", 1.0, 2), ("u", 2.5, 3), ("u", 2.5, 4)])
+    assert "column 'item': id is not a whole number in 2 of 5 rows, counted from 0 (row 3: 2.5, row 4: 2.5)" in message
+
+
+def by_hand(offsets, items, times, users=("u", "v")):
+    as_array = [None if values is None else np.array(values, dtype=np.int64) for values in (offsets, items, times)]
+    return Interactions(users, *as_array, num_items=4, catalog="none")
+
+
+def test_arrays_by_hand_are_validated():
+    by_hand([0, 2, 3], [1, 2, 3], [5, 5, 0]).validate()
+    by_hand([0, 0, 0], [], None).validate()
+    with pytest.raises(DataError, match=r"lengths do not agree: 1 user ids, 3 offsets .*, 3 items, no times"):
+        by_hand([0, 2, 3], [1, 2, 3], None, users=("u",))
+    with pytest.raises(DataError, match=r"offsets must rise from 0 to the 3 events, got \[0, 2, 2\]"):
+        by_hand([0, 2, 2], [1, 2, 3], None).validate()
+    with pytest.raises(DataError, match=r"2 events have no item row in 1..4, first event 0: 0"):
+        by_hand([0, 2, 3], [0, 2, 5], None).validate()
+    with pytest.raises(
+        DataError, match="times of 1 events are before the event in front of them, first that of user 'v' at"
+    ):
+        by_hand([0, 1, 3], [1, 2, 3], [9, 2, 1]).validate()
 
 
 def test_select_refuses_to_leave_nothing():
@@ -353,6 +318,18 @@ def test_pickled_arrays_are_never_opened(tmp_path):
     np.save(tmp_path / "log" / "items.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ArtifactError, match=r"items.npy: not readable"):
         Interactions.load(tmp_path / "log")
+
+
+def test_packed_files_and_byte_order_marks_are_read(tmp_path):
+    with gzip.open(tmp_path / "log.csv.gz", "wt", encoding="utf-8-sig") as stream:
+        stream.write("user,item\nu,a\nu,b\n")
+    with gzip.open(tmp_path / "log.jsonl.gz", "wt", encoding="utf-8-sig") as stream:
+        stream.write('{"user": "u", "item": "a"}\n\n{"user": "u", "item": "b"}\n')
+    for name in ("log.csv.gz", "log.jsonl.gz"):
+        assert histories(read_log(tmp_path / name, CATALOG, user="user", item="item")) == {"u": ["a", "b"]}
+    (tmp_path / "bad.csv.gz").write_bytes(b"not packed")
+    with pytest.raises(DataError, match=r"bad.csv.gz: not readable as csv \("):
+        read_log(tmp_path / "bad.csv.gz", CATALOG, user="user", item="item")
 
 
 def test_exported_file_reads_back_as_the_same_log(tmp_path):

@@ -112,7 +112,7 @@ def test_weights_of_another_model_are_refused(model, tmp_path):
     weights = load_file(tmp_path / "model" / "model.safetensors")
     weights.pop(sorted(weights)[0])
     save_file(weights, tmp_path / "model" / "model.safetensors")
-    with pytest.raises(ArtifactError, match="model.safetensors: not the weights of this model .*; save it again"):
+    with pytest.raises(ArtifactError, match="(?s)model.safetensors: not the weights of this model .*; save it again"):
         SequentialModel.from_pretrained(tmp_path / "model")
 
 
@@ -120,6 +120,9 @@ def test_damaged_and_foreign_folders_are_refused(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(ArtifactError, match="not the weights of this model"):
+        SequentialModel.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model": {}, "sources": {"num_item": 3}}')
+    with pytest.raises(ArtifactError, match="config.json: not the settings of a model .*did you mean 'num_items'"):
         SequentialModel.from_pretrained(tmp_path / "model")
     with write_artifact(tmp_path / "other", kind="catalog", fingerprint="f"):
         pass

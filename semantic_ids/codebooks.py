@@ -5,7 +5,7 @@ data and re-seeding of dead codes are explicit methods, never hidden in a forwar
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -29,6 +29,7 @@ class Quantized(NamedTuple):
     codewords: Float[Tensor, "batch books dim"]
 
 
+@runtime_checkable
 class Codebooks(Protocol):
     """The contract of a bottleneck. Also an `nn.Module`."""
 
