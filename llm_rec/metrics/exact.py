@@ -6,8 +6,8 @@ matmul only *screens*. Whatever the order of summation, the float32 score of wid
 ``gamma * |u| * |v|``, ``gamma = K * 2^-24 / (1 - K * 2^-24)`` (the standard forward error bound of inner products), so
 every item outside that band around the target's score is decided. The few inside are scored again by `pair_scores`:
 products of float32 numbers are exact in float64, and they are added along one fixed tree of elementwise additions,
-which IEEE arithmetic rounds the same way everywhere. Ranks are therefore those of the float64 tree scores: integers that
-depend neither on the chunk size, the batch, the device, nor on the number of threads or processes.
+which IEEE arithmetic rounds the same way everywhere. Ranks are therefore those of the float64 tree scores: they
+depend neither on the chunk size, the batch or the device, nor on the number of threads or processes.
 """
 
 import warnings
@@ -22,7 +22,9 @@ from torch import Tensor
 
 from llm_rec.errors import DataError
 
-_PAIRS_AT_ONCE = 1 << 16  # pairs gathered for exact scoring at a time: 32 MiB of float64 at width 64
+_PAIRS_AT_ONCE = 1 << 16  # undecided pairs that may wait before they are scored
+_CPU_TERMS = 1 << 18  # products of exact scoring held at once: 2 MiB of float64, which a core's cache holds
+_GPU_TERMS = 1 << 26
 _CPU_TILE = 1 << 18  # scores of one matmul: two float32 tiles of this size stay in a core's second-level cache
 _GPU_TILE = 1 << 26
 
@@ -104,11 +106,10 @@ def pair_scores(
     >>> pair_scores(u, v, Pairs(torch.tensor([0, 0]), torch.tensor([0, 1]))).tolist()
     [6.0, 6.5]
     """
+    slab = max(1, (_GPU_TERMS if users.is_cuda else _CPU_TERMS) // max(users.shape[1], 1))
     parts = [
-        _tree_sum(users[rows].double().mul_(items[cols].double()))
-        for rows, cols in zip(
-            torch.split(pairs.users, _PAIRS_AT_ONCE), torch.split(pairs.items, _PAIRS_AT_ONCE), strict=True
-        )
+        _tree_sum(users[rows].double().mul_(items[cols]))
+        for rows, cols in zip(torch.split(pairs.users, slab), torch.split(pairs.items, slab), strict=True)
     ]
     return torch.cat(parts) if parts else users.new_zeros(0, dtype=torch.float64)
 
@@ -202,19 +203,19 @@ def best_items(
             scores = torch.mm(users, candidates.vectors[start : start + chunk].T)
             inside = slice(edges[index], edges[index + 1])
             scores[hidden.users[inside], hidden.items[inside] - start] = -torch.inf
-            last = best[:, -1:]
-            low = _round(last - slack[index] - last.abs().nan_to_num(posinf=0.0) * 2.0**-23, -1)
+            low = _below(best[:, -1:], slack[index])
             low.clamp_(min=torch.finfo(torch.float32).min)  # never lets a hidden item (-inf) through
+            rows = torch.nonzero((scores.amax(dim=1, keepdim=True) >= low).flatten()).flatten()
+            if not len(rows):
+                continue
+            scores, low, bound = scores[rows], low[rows], slack[index, rows]
             passing = scores >= low
-            if int(passing.sum()) > 4 * k * batch:
+            if int(torch.count_nonzero(passing)) > 4 * k * len(rows):
                 least = scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1:].double()
-                passing &= scores >= _round(
-                    least - 2 * slack[index] - least.abs().nan_to_num(posinf=0.0) * 2.0**-23, -1
-                )
-            rows, columns = torch.nonzero(passing, as_tuple=True)
-            if len(rows):
-                found = Pairs(rows, columns + start)
-                best, positions = _merge(best, positions, found, pair_scores(users, candidates.vectors, found))
+                passing &= scores >= _below(least, 2 * bound)
+            chosen, columns = torch.nonzero(passing, as_tuple=True)
+            found = Pairs(rows[chosen], columns + start)
+            best, positions = _merge(best, positions, found, pair_scores(users, candidates.vectors, found))
     empty = positions == len(candidates)
     rows_or_none = torch.cat([candidates.rows, candidates.rows.new_zeros(1)])[positions]
     return Best(rows_or_none, best.masked_fill(empty, -torch.inf))
@@ -319,6 +320,11 @@ def _round(values: Float64[Tensor, "*shape"], direction: int) -> Float32[Tensor,
     nearest = values.float()
     wrong = nearest.double() > values if direction < 0 else nearest.double() < values
     return torch.where(wrong, torch.nextafter(nearest, torch.full_like(nearest, direction * torch.inf)), nearest)
+
+
+def _below(values: Float64[Tensor, "*shape"], margin: Float64[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """A float32 number at or below value - margin; what float32 scores reach when the true ones reach the value."""
+    return _round(values - margin, -1)
 
 
 def _by_position(seen: Pairs | None, starts: range, device: torch.device) -> tuple[Pairs, list[int]]:

@@ -70,7 +70,7 @@ def bootstrap_intervals(
 
 def compare(
     per_target_a: Mapping[str, Float64[np.ndarray, "targets"]],
-    per_target_b: Mapping[str, Float64[np.ndarray, "targets"]],
+    per_target_b: Mapping[str, Float64[np.ndarray, "targets_b"]],
     slices: Mapping[str, Bool[np.ndarray, "targets"]],
     *,
     samples: int = 10_000,
@@ -109,7 +109,7 @@ def sign_flip_p(differences: Float64[np.ndarray, "targets metrics"], *, samples:
     observed = np.abs(moved.sum(axis=0))
     margin = 1e-12 * np.abs(moved).sum(axis=0)  # sums in another order differ in their last bits
     number = len(moved)
-    if 2.0**number <= samples:
+    if number < samples.bit_length():  # 2^n <= samples
         patterns = np.arange(2**number)[:, None] >> np.arange(number)
         extreme = np.abs((1.0 - 2.0 * (patterns & 1)) @ moved) >= observed - margin
         return [float(p) for p in extreme.mean(axis=0)]
@@ -155,7 +155,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def student_t_two_sided(t: float, degrees: int) -> float:
-    """P(|T| >= |t|) of Student's t with n degrees: the regularised incomplete beta I_x(n / 2, 1 / 2), x = n / (n + t^2).
+    """P(|T| >= |t|) of Student's t, n degrees: regularised incomplete beta I_x(n / 2, 1 / 2) at x = n / (n + t^2).
 
     >>> round(student_t_two_sided(2.776445, 4), 6)  # the 97.5 % quantile at 4 degrees of freedom
     0.05
