@@ -2,13 +2,14 @@
 
     python scripts/bench_sequential.py --data DATA/amazon2014-beauty --data2 DATA/ml-1m --out out/bench_sequential
 
-Same width, blocks, heads, dropout, history length, full softmax loss, and threads. A target is one next item learned
-from: RecBole expands every prefix of a history into a sample with one target; RecTools and ours learn all positions
-of a history at once; RecTools pads histories to the full length, ours packs short ones together. Each trains for
-`--seconds` in its own loop with its own loader. RecBole masks no seen items when it ranks, RecTools and ours do; ours
-gives the exact rank of every target, the peers their top 20. Besides the wall clock, processor time is reported: on a
-busy machine it is the steadier of the two. The peers run one after another, each in an environment
-that is built on first use (about 1.5 GB each).
+Same width (of the feed-forward layers too), blocks, heads, dropout, history length, full softmax loss, and threads. A
+target is one next item learned from: RecBole expands every prefix of a history into a sample with one target; RecTools
+and ours learn all positions of a history at once; RecTools pads histories to the full length, ours packs short ones
+together. Each trains for `--seconds` in its own loop with its own loader and batch size: 2,048 targets in ours and
+RecBole, 128 users in RecTools. RecBole masks no seen items when it ranks, RecTools and ours do; ours gives the exact
+rank of every target, the peers their top 20. Besides the wall clock, processor time is reported: on a busy machine it
+is the steadier of the two. The peers run one after another, each in an environment that is built on first use (about
+1.5 GB each).
 """
 
 import argparse
@@ -46,7 +47,7 @@ from llm_rec.training.trainer import Trainer, TrainerConfig
 PEERS = Path(__file__).parent / "peers"
 SPEED, RANKING = "training speed", "full ranking"
 UNITS = {SPEED: "targets", RANKING: "users"}
-MODEL = ["dim", "layers", "heads", "dropout", "max_length", "threads"]
+MODEL = ["dim", "layers", "heads", "ffn_multiplier", "dropout", "max_length", "threads"]
 SHARED = [*MODEL, "tokens", "seconds", "warmup", "items", "users"]
 
 
@@ -89,6 +90,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--ffn-multiplier", type=int, default=1, help="RecTools has 1 (default: 1)")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--max-length", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=2048, help="targets a batch of ours (RecBole: 2048 samples)")
@@ -113,7 +115,9 @@ def write_rows(folder: Path, path: Path) -> Path:
 
 
 def our_model(num_items: int, args: argparse.Namespace, train_counts: np.ndarray | None = None) -> SequentialModel:
-    backbone = SASRecConfig(num_layers=args.layers, num_heads=args.heads, dropout=args.dropout)
+    backbone = SASRecConfig(
+        num_layers=args.layers, num_heads=args.heads, ffn_multiplier=args.ffn_multiplier, dropout=args.dropout
+    )
     torch.manual_seed(args.seed)
     counts = None if train_counts is None else torch.from_numpy(train_counts)
     sources = ItemSources(num_items=num_items, train_counts=counts)

@@ -20,6 +20,7 @@ def options(description: str, *, batch_size: int) -> argparse.ArgumentParser:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--ffn-multiplier", type=int, default=1)
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--max-length", type=int, default=50)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

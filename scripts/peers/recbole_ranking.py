@@ -36,7 +36,7 @@ def main() -> None:
         "data_path": ".",
         "MAX_ITEM_LIST_LENGTH": args.max_length,
         "hidden_size": args.dim,
-        "inner_size": 4 * args.dim,
+        "inner_size": args.ffn_multiplier * args.dim,
         "n_layers": args.layers,
         "n_heads": args.heads,
         "loss_type": "CE",

@@ -35,7 +35,7 @@ def main() -> None:
         "train_batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
         "hidden_size": args.dim,
-        "inner_size": 4 * args.dim,
+        "inner_size": args.ffn_multiplier * args.dim,
         "n_layers": args.layers,
         "n_heads": args.heads,
         "hidden_dropout_prob": args.dropout,

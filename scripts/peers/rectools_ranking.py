@@ -14,6 +14,8 @@ from common import prepare, ranking_options, result, synthetic_histories
 
 def main() -> None:
     args = ranking_options(__doc__.splitlines()[0]).parse_args()
+    if args.ffn_multiplier != 1:
+        raise SystemExit("RecTools' SASRec has a feed-forward layer as wide as its vectors; pass --ffn-multiplier 1")
     prepare(args)
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -11,6 +11,8 @@ from common import prepare, read_rows, result, training_options
 
 def main() -> None:
     args = training_options(__doc__.splitlines()[0], batch_size=128).parse_args()
+    if args.ffn_multiplier != 1:
+        raise SystemExit("RecTools' SASRec has a feed-forward layer as wide as its vectors; pass --ffn-multiplier 1")
     prepare(args)
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
