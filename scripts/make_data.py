@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_rec.artifacts import replacing
-from llm_rec.data.interactions import k_core
 from llm_rec.data.sources.movielens import read_movielens
+from llm_rec.data.subsets import k_core
 from llm_rec.errors import DataError
 
 Histories = list[tuple[str, list[str]]]  # user and item ids, oldest first
