@@ -2,17 +2,18 @@
 
     python scripts/bench_sequential.py --data DATA/amazon2014-beauty --data2 DATA/ml-1m --out out/bench_sequential
 
-Same width, blocks, heads, dropout, history length, full softmax loss, and threads. A target is one next item learned
-from: RecBole expands every prefix of a history into a sample with one target; RecTools and ours learn all positions
-of a history at once; RecTools pads histories to the full length, ours packs short ones together. Each trains for
-`--seconds` in its own loop with its own loader. RecBole masks no seen items when it ranks, RecTools and ours do; ours
-gives the exact rank of every target, the peers their top 20. Besides the wall clock, processor time is reported: on a
-busy machine it is the steadier of the two. The peers run one after another, each in an environment
-that is built on first use (about 1.5 GB each).
+Same width (of the feed-forward layers too), blocks, heads, dropout, history length, full softmax loss, and threads. A
+target is one next item learned from: RecBole expands every prefix of a history into a sample with one target; RecTools
+and ours learn all positions of a history at once; RecTools pads histories to the full length, ours packs short ones
+together. Each trains for `--seconds` in its own loop with its own loader and batch size: 2,048 targets in ours and
+RecBole, 128 users in RecTools. RecBole masks no seen items when it ranks, RecTools and ours do; ours gives the exact
+rank of every target, the peers their top 20. Besides the wall clock, processor time is reported: on a busy machine it
+is the steadier of the two. The peers run one after another, each in an environment that is built on first use (about
+1.5 GB each).
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -46,44 +47,32 @@ from llm_rec.training.trainer import Trainer, TrainerConfig
 PEERS = Path(__file__).parent / "peers"
 SPEED, RANKING = "training speed", "full ranking"
 UNITS = {SPEED: "targets", RANKING: "users"}
+MODEL = ["dim", "layers", "heads", "ffn_multiplier", "dropout", "max_length", "threads"]
+SHARED = [*MODEL, "tokens", "seconds", "warmup", "items", "users"]
 
 
 def main() -> None:
     args = options().parse_args()
     torch.set_num_threads(args.threads)
-    seconds = 20.0 if args.quick else args.seconds
-    users = 128 if args.quick else args.users
-    logs = {folder.name: folder for folder in (args.data, args.data2) if folder is not None}
-    rows = {name: write_rows(folder, args.out / "rows" / f"{name}.npz") for name, folder in logs.items()}
-    settings: list[dict[str, Plain]] = [{"what": SPEED, "on": name, "seconds": seconds} for name in logs]
-    settings.append({"what": RANKING, "on": f"{args.items:,} items", "users": users})
-
-    def ours(cell: Cell) -> Speed:
-        if cell.setting["what"] == SPEED:
-            return our_training(read_log(logs[str(cell.setting["on"])]), args, seconds)
-        return our_ranking(args, users)
-
-    def peer(cell: Cell) -> Speed:
-        shared = ["--dim", args.dim, "--layers", args.layers, "--heads", args.heads, "--max-len", args.max_length]
-        shared += ["--dropout", args.dropout, "--threads", args.threads]
-        if cell.setting["what"] == SPEED:
-            script, more = "sasrec", ["--rows", rows[str(cell.setting["on"])].resolve(), "--seconds", seconds]
-        else:
-            script, more = "ranking", ["--items", args.items, "--users", users]
-        requirements = PEERS / f"requirements-{cell.model}.txt"
-        runner, words = PEERS / f"{cell.model}_{script}.py", [str(word) for word in (*shared, *more)]
-        found = run_peer(cell.model, runner, requirements, words, cache=args.peer_cache, python=args.peer_python)
-        return Speed(float(str(found["per_second"])), float(str(found["per_cpu_second"])))
-
-    runners: dict[str, Callable[[Cell], Speed]] = {"llm-rec": ours, "recbole": peer, "rectools": peer}
+    if args.quick:
+        args.seconds, args.warmup, args.users = 10.0, 1, 256
+    folders = {folder.name: folder for folder in (args.data, args.data2) if folder is not None}
+    rows = {name: write_rows(folder, args.out / "rows" / f"{name}.npz") for name, folder in folders.items()}
+    settings: list[dict[str, Plain]] = [{"what": SPEED, "on": name} for name in folders]
+    settings.append({"what": RANKING, "on": f"{args.items:,} items"})
 
     def run(cell: Cell) -> list[Record]:
-        unit, speed = UNITS[str(cell.setting["what"])], runners[cell.model](cell)
+        unit, on = UNITS[str(cell.setting["what"])], str(cell.setting["on"])
+        if cell.model != "llm-rec":
+            speed = peer_speed(cell.model, rows.get(on), args)
+        elif on in folders:
+            speed = our_training(read_log(folders[on]), args)
+        else:
+            speed = our_ranking(args)
         return [Record(f"{unit}/s", speed.wall), Record(f"{unit}/cpu-s", speed.cpu)]
 
-    names = ["dim", "layers", "heads", "dropout", "max_length", "tokens", "threads", "items"]
-    context: dict[str, Plain] = {name: getattr(args, name) for name in names}
-    cells = [Cell(model, setting, args.seed) for setting in settings for model in runners]
+    context: dict[str, Plain] = {name: getattr(args, name) for name in SHARED}
+    cells = [Cell(model, setting, args.seed) for setting in settings for model in ("llm-rec", "recbole", "rectools")]
     results = run_grid(cells, run, args.out, context=context, report=say)
     measured = [line for setting in settings for line in side_by_side(results, setting)]
     write_bench(args.out / "bench.json", measured, context)
@@ -95,11 +84,13 @@ def options() -> argparse.ArgumentParser:
     parser = script_options(__doc__.splitlines()[0], out="out/bench_sequential")
     parser.add_argument("--data2", type=Path, help="a second data set to train on")
     parser.add_argument("--seconds", type=float, default=120.0, help="training time of each (default: 120)")
+    parser.add_argument("--warmup", type=int, default=3, help="batches of a peer before its clock starts (default: 3)")
     parser.add_argument("--items", type=int, default=1_000_000, help="items to rank (default: 1,000,000)")
     parser.add_argument("--users", type=int, default=1024, help="users to rank for (default: 1024)")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--ffn-multiplier", type=int, default=1, help="RecTools has 1 (default: 1)")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--max-length", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=2048, help="targets a batch of ours (RecBole: 2048 samples)")
@@ -124,7 +115,9 @@ def write_rows(folder: Path, path: Path) -> Path:
 
 
 def our_model(num_items: int, args: argparse.Namespace, train_counts: np.ndarray | None = None) -> SequentialModel:
-    backbone = SASRecConfig(num_layers=args.layers, num_heads=args.heads, dropout=args.dropout)
+    backbone = SASRecConfig(
+        num_layers=args.layers, num_heads=args.heads, ffn_multiplier=args.ffn_multiplier, dropout=args.dropout
+    )
     torch.manual_seed(args.seed)
     counts = None if train_counts is None else torch.from_numpy(train_counts)
     sources = ItemSources(num_items=num_items, train_counts=counts)
@@ -154,15 +147,15 @@ class Part:
             yield batch
 
 
-def our_training(log: Interactions, args: argparse.Namespace, seconds: float) -> Speed:
-    """Speed of the trainer, loader included: a few steps to warm up and to size the run, then about `seconds`."""
+def our_training(log: Interactions, args: argparse.Namespace) -> Speed:
+    """Speed of the trainer, loader included: a few steps to warm up and to size the run, then about `--seconds`."""
     split = leave_one_out(log)
     source = SequenceBatches(split, BatchConfig(max_length=args.max_length, tokens=args.tokens), None, seed=args.seed)
     task = NextItemTask(our_model(split.num_items, args, split.train_counts), CrossEntropyConfig())
     timed_fit(task, Part(source, 2), epochs=1)
     start = perf_counter()
     timed_fit(task, Part(source, 5), epochs=1)
-    steps = max(5, round(5 * seconds / (perf_counter() - start)))
+    steps = max(5, round(5 * args.seconds / (perf_counter() - start)))
     return timed_fit(task, Part(source, steps), epochs=max(1, round(steps / len(source))))
 
 
@@ -174,14 +167,27 @@ def timed_fit(task: NextItemTask, part: Part, epochs: int) -> Speed:
     return Speed(part.targets / wall, part.targets / (process_time() - cpu))
 
 
-def our_ranking(args: argparse.Namespace, users: int) -> Speed:
+def our_ranking(args: argparse.Namespace) -> Speed:
     """Speed in users: their state, the exact rank of the target among all items, seen items left out."""
     model = our_model(args.items, args).eval()
     rank_split(model, synthetic_split(8, args), "test", device="cpu")
-    split = synthetic_split(users, args)
+    split = synthetic_split(args.users, args)
     start, cpu = perf_counter(), process_time()
     rank_split(model, split, "test", device="cpu")
-    return Speed(users / (perf_counter() - start), users / (process_time() - cpu))
+    return Speed(args.users / (perf_counter() - start), args.users / (process_time() - cpu))
+
+
+def peer_speed(name: str, rows: Path | None, args: argparse.Namespace) -> Speed:
+    """Speed of a peer's training on `rows`, or of its ranking when there are none."""
+    words = [word for option in MODEL for word in (f"--{option.replace('_', '-')}", str(getattr(args, option)))]
+    if rows is None:
+        words += ["--items", str(args.items), "--users", str(args.users)]
+    else:
+        words += ["--rows", str(rows.resolve()), "--seconds", str(args.seconds), "--warmup", str(args.warmup)]
+    script = PEERS / f"{name}_{'ranking' if rows is None else 'sasrec'}.py"
+    pins = PEERS / f"requirements-{name}.txt"
+    found = run_peer(name, script, pins, words, cache=args.peer_cache, python=args.peer_python)
+    return Speed(float(str(found["per_second"])), float(str(found["per_cpu_second"])))
 
 
 def synthetic_split(users: int, args: argparse.Namespace) -> Split:

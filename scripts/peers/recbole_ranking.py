@@ -34,9 +34,9 @@ def main() -> None:
 
     settings = {
         "data_path": ".",
-        "MAX_ITEM_LIST_LENGTH": args.max_len,
+        "MAX_ITEM_LIST_LENGTH": args.max_length,
         "hidden_size": args.dim,
-        "inner_size": 4 * args.dim,
+        "inner_size": args.ffn_multiplier * args.dim,
         "n_layers": args.layers,
         "n_heads": args.heads,
         "loss_type": "CE",
@@ -54,10 +54,10 @@ def main() -> None:
     model = get_model("SASRec")(config, ItemCount(args.items + 1)).eval()
     trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
     trainer.tot_item_num = args.items + 1
-    events = torch.from_numpy(synthetic_histories(args.users, args.items, args.max_len, args.seed))
+    events = torch.from_numpy(synthetic_histories(args.users, args.items, args.max_length, args.seed))
 
     def rank(rows: torch.Tensor) -> None:
-        columns = {"item_id_list": rows[:, :-1], "item_length": torch.full((len(rows),), args.max_len)}
+        columns = {"item_id_list": rows[:, :-1], "item_length": torch.full((len(rows),), args.max_length)}
         batch = (Interaction(columns), None, torch.arange(len(rows)), rows[:, -1])
         interaction, scores, positive_u, positive_i = trainer._full_sort_batch_eval(batch)
         trainer.eval_collector.eval_batch_collect(scores, interaction, positive_u, positive_i)

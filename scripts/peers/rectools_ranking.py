@@ -14,6 +14,8 @@ from common import prepare, ranking_options, result, synthetic_histories
 
 def main() -> None:
     args = ranking_options(__doc__.splitlines()[0]).parse_args()
+    if args.ffn_multiplier != 1:
+        raise SystemExit("RecTools' SASRec has a feed-forward layer as wide as its vectors; pass --ffn-multiplier 1")
     prepare(args)
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -35,11 +37,11 @@ def main() -> None:
         )
 
     # Ranked users come first; further rows name every item of the catalog once, so that the model knows them all.
-    events = synthetic_histories(args.users, args.items, args.max_len, args.seed)[:, :-1]
+    events = synthetic_histories(args.users, args.items, args.max_length, args.seed)[:, :-1]
     others = np.arange(1, args.items + 1)
     columns = {
         Columns.User: np.concatenate(
-            [np.repeat(np.arange(args.users), args.max_len), args.users + others // args.max_len]
+            [np.repeat(np.arange(args.users), args.max_length), args.users + others // args.max_length]
         ),
         Columns.Item: np.concatenate([events.ravel(), others]),
     }
@@ -50,7 +52,7 @@ def main() -> None:
         n_blocks=args.layers,
         n_heads=args.heads,
         n_factors=args.dim,
-        session_max_len=args.max_len,
+        session_max_len=args.max_length,
         loss="sampled_softmax",
         n_negatives=1,
         batch_size=args.batch_size,
@@ -58,7 +60,7 @@ def main() -> None:
         get_trainer_func=trainer,
     )
     model.fit(Dataset.construct(frame))
-    ranked = Dataset.construct(frame[: args.users * args.max_len])
+    ranked = Dataset.construct(frame[: args.users * args.max_length])
 
     stage = {}
     inner = model.lightning_model._recommend_u2i

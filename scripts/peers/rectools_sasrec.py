@@ -11,6 +11,8 @@ from common import prepare, read_rows, result, training_options
 
 def main() -> None:
     args = training_options(__doc__.splitlines()[0], batch_size=128).parse_args()
+    if args.ffn_multiplier != 1:
+        raise SystemExit("RecTools' SASRec has a feed-forward layer as wide as its vectors; pass --ffn-multiplier 1")
     prepare(args)
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -35,8 +37,6 @@ def main() -> None:
                 self.elapsed, self.cpu_elapsed = now - self.start, time.process_time() - self.cpu
                 trainer.should_stop = self.elapsed > args.seconds
 
-    clock = Clock()
-
     def trainer() -> pl.Trainer:
         return pl.Trainer(
             max_epochs=1,
@@ -45,7 +45,7 @@ def main() -> None:
             enable_model_summary=False,
             enable_checkpointing=False,
             logger=False,
-            callbacks=[clock],
+            callbacks=[Clock()],
         )
 
     pl.seed_everything(args.seed, verbose=False)
@@ -58,7 +58,7 @@ def main() -> None:
         n_heads=args.heads,
         n_factors=args.dim,
         dropout_rate=args.dropout,
-        session_max_len=args.max_len,
+        session_max_len=args.max_length,
         loss="softmax",
         lr=args.learning_rate,
         batch_size=args.batch_size,
@@ -66,7 +66,8 @@ def main() -> None:
         deterministic=True,
     )
     model.fit(Dataset.construct(frame))
-    lengths = np.minimum(np.bincount(users), args.max_len + 1)
+    clock = next(c for c in model.fit_trainer.callbacks if isinstance(c, Clock))  # RecTools trains with a copy
+    lengths = np.minimum(np.bincount(users), args.max_length + 1)
     result(
         peer="rectools",
         version=version("rectools"),

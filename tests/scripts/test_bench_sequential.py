@@ -75,7 +75,8 @@ def test_part_hands_out_so_many_steps_and_counts_their_targets(bench: ModuleType
 
 def test_our_training_learns_from_the_whole_part(bench: ModuleType, folder: Path) -> None:
     args = bench.options().parse_args(["--data", str(folder), "--dim", "8", "--max-length", "5", "--tokens", "10"])
-    speed = bench.our_training(bench.read_log(folder), args, seconds=0.1)
+    args.seconds = 0.1
+    speed = bench.our_training(bench.read_log(folder), args)
     assert speed.wall > 0
     assert speed.cpu > 0
 
@@ -92,7 +93,8 @@ def test_synthetic_users_have_different_items_and_the_last_is_the_target(bench: 
 
 def test_our_ranking_ranks_every_synthetic_user(bench: ModuleType) -> None:
     args = bench.options().parse_args(["--data", "x", "--items", "500", "--max-length", "6", "--dim", "8"])
-    speed = bench.our_ranking(args, users=20)
+    args.users = 20
+    speed = bench.our_ranking(args)
     assert speed.wall > 0
     assert speed.cpu > 0
 
