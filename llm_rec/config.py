@@ -29,9 +29,9 @@ class Settings(Generic[Job]):
 def read_settings(
     cls: type[Job], argv: Sequence[str], *, presets: Mapping[str, Job], program: str, description: str
 ) -> Settings[Job]:
-    """Settings of job type `cls` from command line words; ``--preset`` and ``--config`` may stand anywhere.
+    """Settings of job type `cls` from command line words; --preset and --config may stand anywhere.
 
-    The first preset is the default. Raises `ConfigError`; exits like any command line on ``--help`` and unknown options.
+    The first preset is the default. Raises `ConfigError`; exits like any command line on --help and unknown options.
     """
     words, files, preset = _take_sources(argv)
     name = preset if preset is not None else next(iter(presets))

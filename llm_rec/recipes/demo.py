@@ -23,7 +23,7 @@ RUNS = {"SASRec (id)": "sasrec", "SASRec (text)": "sasrec-text", "SASRec (id + c
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoJob:
-    """Encode, index with Mixture-of-Codes and RQ-VAE, train four recommenders, compare them. Run it again: it reuses."""
+    """Encode, index by Mixture-of-Codes and RQ-VAE, train four recommenders, compare. A second run reuses the first."""
 
     workspace: Path = Path(".demo")
     """Where everything is kept."""

@@ -71,7 +71,9 @@ def run(job: IndexJob) -> tuple[CodeTable, CodeHealth]:
         with write_artifact(
             path, kind=CODES_KIND, fingerprint=mark, inputs=inputs, details=settings, overwrite=job.overwrite
         ) as folder:
-            _fill(folder, job, store, {**settings, "inputs": to_plain(inputs)}, checkpoint=path.with_name(f".{mark}.fit"))
+            _fill(
+                folder, job, store, {**settings, "inputs": to_plain(inputs)}, checkpoint=path.with_name(f".{mark}.fit")
+            )
         path.with_name(f".{mark}.fit").unlink(missing_ok=True)
     figures = from_plain(CodeHealth, read_json(path / HEALTH_FILE))
     say(facts(f"{path}", _shown(figures)))
@@ -82,7 +84,9 @@ def _is_there(path: Path, mark: str) -> bool:
     return path.exists() and read_manifest(path, CODES_KIND).fingerprint == mark
 
 
-def _fill(folder: Path, job: IndexJob, store: EmbeddingStore, details: Mapping[str, Plain], *, checkpoint: Path) -> None:
+def _fill(
+    folder: Path, job: IndexJob, store: EmbeddingStore, details: Mapping[str, Plain], *, checkpoint: Path
+) -> None:
     """Fit, encode, resolve collisions, measure, and write all of it into `folder`."""
     quantizer = build_quantizer(job.quantizer, store.dim)
     vectors = store.all()[1:]
