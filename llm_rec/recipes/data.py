@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llm_rec.artifacts import read_manifest
 from llm_rec.data import (
     Catalog,
     Interactions,
@@ -41,16 +42,26 @@ class DataJob:
 
 
 def run(job: DataJob) -> tuple[Catalog, Interactions]:
-    """Write ``workspace/catalog`` and ``workspace/interactions`` and print what is in them."""
+    """Write ``workspace/catalog`` and ``workspace/interactions`` and print what is in them.
+
+    The same catalog and log that are there already are kept; other ones need `overwrite`.
+    """
     place = Workspace(job.workspace)
     catalog, log = load_source(job.source)
     if job.core_users or job.core_items:
         log = k_core(log, users=job.core_users, items=job.core_items).log
-    catalog.save(place.catalog, overwrite=job.overwrite)
-    log.save(place.interactions, overwrite=job.overwrite)
+    same = _holds(place.catalog, "catalog", catalog.fingerprint)
+    if job.overwrite or not same or Catalog.load(place.catalog).columns != catalog.columns:
+        catalog.save(place.catalog, overwrite=job.overwrite)
+    if job.overwrite or not _holds(place.interactions, "interactions", log.fingerprint):
+        log.save(place.interactions, overwrite=job.overwrite)
     split = make_split(log, job.split)
     say(facts(f"{place.root}: catalog and interactions", asdict(split.describe())))
     return catalog, log
+
+
+def _holds(path: Path, kind: str, fingerprint: str) -> bool:
+    return path.exists() and read_manifest(path, kind).fingerprint == fingerprint
 
 
 RECIPE = Recipe(

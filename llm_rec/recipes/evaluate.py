@@ -12,7 +12,7 @@ from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.runs import TARGETS, read_settings_of, save_targets
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import Report
-from llm_rec.serving.recommender import load_model
+from llm_rec.serving.recommender import KIND, load_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +32,7 @@ def run(job: EvaluateJob) -> Report:
     place = Workspace(job.workspace)
     folder = place.run(job.name)
     settings = read_settings_of(folder)
+    place.need(folder / "recommender", KIND, f"llm-rec train --name {job.name}")
     material = open_material(place, settings.material)
     found = evaluate(load_model(folder / "recommender" / "model"), material, job.part, job.evaluation)
     report = Report.of(

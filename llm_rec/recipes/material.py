@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from llm_rec.artifacts import read_manifest
 from llm_rec.data import Catalog, FrequencyBuckets, LeaveOneOutConfig, Split, SplitConfig, make_split
 from llm_rec.errors import ArtifactError
 from llm_rec.recipes.workspace import Workspace
@@ -62,7 +61,7 @@ def open_material(workspace: Workspace, config: MaterialConfig) -> Material:
         embeddings, inputs["embeddings"] = store.all(), store.fingerprint
     if config.codes is not None:
         path = workspace.codes(config.codes)
-        manifest = read_manifest(path, CODES_KIND)
+        manifest = workspace.need(path, CODES_KIND, f"llm-rec index --name {config.codes}")
         manifest.require_input("catalog", catalog.fingerprint, where=path)
         codes, inputs["codes"] = CodeTable.load(path / CODES_FILE), manifest.fingerprint
     return Material(catalog, make_split(log, config.split), embeddings, codes, inputs)
@@ -70,6 +69,8 @@ def open_material(workspace: Workspace, config: MaterialConfig) -> Material:
 
 def open_store(path: Path, catalog: Catalog) -> EmbeddingStore:
     """The embedding store at `path`, refused when it belongs to another catalog."""
+    if not path.exists():
+        raise ArtifactError(f"{path}: no embeddings here; run `llm-rec encode --name {path.name}` first")
     store = EmbeddingStore.open(path)
     store.manifest.require_input("catalog", catalog.fingerprint, where=path)
     if store.num_items != len(catalog):

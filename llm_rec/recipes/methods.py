@@ -12,7 +12,7 @@ from typing import assert_never
 from llm_rec.codec import Plain, to_plain
 from llm_rec.errors import ConfigError
 from llm_rec.metrics.ranking import Retriever, per_target, rank_split
-from llm_rec.pad.model import PADConfig, PADModel
+from llm_rec.pad.model import PADConfig, PADModel, pad_negatives
 from llm_rec.pad.phases import PADTraining, pad_phases
 from llm_rec.recipes.material import Material
 from llm_rec.sequential.batches import BatchConfig, SequenceBatch, SequenceBatches
@@ -44,7 +44,7 @@ class SequentialMethodConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PADMethodConfig:
-    """PAD in its three phases. `negatives` None takes the usual ones of the model's loss."""
+    """PAD in its three phases. `negatives` None takes those of `pad_negatives`."""
 
     model: PADConfig = field(default_factory=PADConfig)
     negatives: NegativesConfig | None = None
@@ -96,7 +96,8 @@ def _sequential_phase(method: SequentialMethodConfig, material: Material, seed: 
     def validate(task: Task[SequenceBatch]) -> Mapping[str, float]:
         return validation_metrics(_retriever(task), material)
 
-    batches = _batches(method.batches, method.negatives, method.loss, material, seed)
+    negatives = method.negatives or usual_negatives(method.loss)
+    batches = SequenceBatches(material.split, method.batches, negatives, seed)
     return Phase(
         name="train",
         build=build,
@@ -117,18 +118,12 @@ def _pad_phases(method: PADMethodConfig, material: Material, seed: int) -> list[
     phases = pad_phases(
         method.model,
         material.sources(),
-        _batches(method.batches, method.negatives, method.model.loss, material, seed),
+        SequenceBatches(material.split, method.batches, method.negatives or pad_negatives(method.model), seed),
         training,
         validate=(lambda model: validation_metrics(model, material)) if len(material.split.validation) else None,
         inputs=material.inputs,
     )
     return [replace(phase, config={**phase.config, **_data(method)}) for phase in phases]
-
-
-def _batches(
-    config: BatchConfig, negatives: NegativesConfig | None, loss: LossConfig, material: Material, seed: int
-) -> SequenceBatches:
-    return SequenceBatches(material.split, config, negatives or usual_negatives(loss), seed)
 
 
 def _data(method: MethodConfig) -> dict[str, Plain]:

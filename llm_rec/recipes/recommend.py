@@ -9,7 +9,7 @@ from llm_rec.errors import ConfigError
 from llm_rec.recipes.console import say
 from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.workspace import Workspace
-from llm_rec.serving.recommender import Recommendation, Recommender
+from llm_rec.serving.recommender import KIND, Recommendation, Recommender
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,10 @@ def run(job: RecommendJob) -> list[Recommendation]:
     """Print the `k` best items."""
     if (job.user is None) == (not job.history):
         raise ConfigError("name a --user, or give a --history of item ids (one of the two)")
-    path = job.model if job.model is not None else Workspace(job.workspace).run(job.name) / "recommender"
+    path = job.model
+    if path is None:
+        path = Workspace(job.workspace).run(job.name) / "recommender"
+        Workspace.need(path, KIND, f"llm-rec train --name {job.name}")
     recommender = Recommender.load(path)
     found = recommender.recommend(job.history or None, user=job.user, k=job.k, exclude_seen=job.exclude_seen)
     table = Table("", "item", "text", "score")

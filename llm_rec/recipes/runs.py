@@ -1,7 +1,7 @@
 """Runs: a trained method with its evaluation, as a folder that other verbs read.
 
 ```
-runs/<name>/config.yaml  phases/  recommender/  report.json  targets.npz
+runs/<name>/config.yaml  run.json  inputs.json  phases/  recommender/  targets.npz  report.json
 ```
 """
 
@@ -15,17 +15,18 @@ from jaxtyping import Bool, Float64
 
 from llm_rec.artifacts import read_json, replacing, write_bytes, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
-from llm_rec.config import to_yaml
+from llm_rec.config import flatten, to_yaml
 from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.metrics.ranking import Part
 from llm_rec.recipes.evaluation import Evaluation, EvaluationConfig, evaluate
 from llm_rec.recipes.material import Material, MaterialConfig
 from llm_rec.recipes.methods import MethodConfig, Trained, train_method
-from llm_rec.report.report import Report
+from llm_rec.report.report import REPORT, Report
 from llm_rec.serving.recommender import Recommender
 from llm_rec.training.trainer import TrainResult
 
 SETTINGS = "run.json"
+INPUTS = "inputs.json"
 TARGETS = "targets.npz"
 
 
@@ -40,14 +41,16 @@ class RunSettings:
 
 
 def train_run(name: str, settings: RunSettings, material: Material, folder: Path) -> tuple[Report, Trained]:
-    """Train, evaluate and save; what is already there is not done again. A run of other settings is refused."""
-    _claim(folder, settings)
+    """Train, evaluate and save; what is already there is not done again. A run of other settings or data is refused."""
+    _claim(folder, settings, material)
     start = time.perf_counter()
     trained = train_method(settings.method, material, seed=settings.seed, folder=folder / "phases")
     trained_at = time.perf_counter()
+    if (folder / REPORT).is_file():  # written last
+        return Report.load(folder), trained
     recommender = Recommender(trained.model, material.catalog, material.split.log)
     recommender.save(folder / "recommender", overwrite=True)
-    parts: tuple[Part, ...] = ("validation", "test")
+    parts: tuple[Part, ...] = ("validation", "test") if len(material.split.validation) else ("test",)
     found = {part: evaluate(trained.model, material, part, settings.evaluation) for part in parts}
     save_targets(folder / TARGETS, found["test"])
     report = Report.of(
@@ -97,25 +100,41 @@ def load_targets(
     """Metrics and slices of every test target of a run, as `save_targets` wrote them."""
     path = folder / TARGETS
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; evaluate the run again with `llm-rec evaluate`")
+        raise ArtifactError(f"{path}: no such file; run `llm-rec train --name {folder.name}` again")
     with np.load(path, allow_pickle=False) as arrays:
         metrics = {name.removeprefix("metric:"): arrays[name] for name in arrays if name.startswith("metric:")}
         slices = {name.removeprefix("slice:"): arrays[name] for name in arrays if name.startswith("slice:")}
     return metrics, slices
 
 
-def _claim(folder: Path, settings: RunSettings) -> None:
-    """Take an empty folder, or one that holds a run of the same settings (which then goes on)."""
+def _claim(folder: Path, settings: RunSettings, material: Material) -> None:
+    """Take an empty folder, or one that holds a run of the same settings and data (which then goes on)."""
     if (folder / SETTINGS).is_file():
-        there = read_settings_of(folder)
-        if there != settings:
+        changed = _changes(to_plain(read_settings_of(folder)), to_plain(settings))
+        if changed:
             raise ConfigError(
-                f"{folder} holds a run with other settings; choose another --name, or pass --overwrite to start again"
+                f"{folder} holds a run with other settings ({changed}); "
+                "choose another --name, or pass --overwrite to start again"
+            )
+        changed = _changes(read_json(folder / INPUTS), to_plain(material.inputs))
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a run made from other data ({changed}); "
+                "choose another --name, or pass --overwrite to start again"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / INPUTS, material.inputs)
     write_json(folder / SETTINGS, to_plain(settings))
     write_bytes(folder / "config.yaml", to_yaml(settings).encode())
+
+
+def _changes(there: Plain, here: Plain) -> str:
+    """``seed: 0 there, 1 here`` for the first few values that differ; empty when all are the same."""
+    old, new = flatten(there), flatten(here)
+    changes = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in {**old, **new} if old.get(k) != new.get(k)]
+    more = f"; {len(changes) - 3} more" if len(changes) > 3 else ""
+    return "; ".join(changes[:3]) + more
 
 
 def _mapping(value: Plain) -> dict[str, Plain]:

@@ -8,7 +8,7 @@ workspace/catalog  workspace/interactions  workspace/embeddings/<name>  workspac
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_rec.artifacts import read_manifest
+from llm_rec.artifacts import Manifest, read_manifest
 from llm_rec.data import Catalog, Interactions
 from llm_rec.errors import ArtifactError
 
@@ -38,18 +38,19 @@ class Workspace:
 
     def load_catalog(self) -> Catalog:
         """The catalog that ``llm-rec data`` wrote here."""
-        self._need(self.catalog, "catalog", "llm-rec data")
+        self.need(self.catalog, "catalog", "llm-rec data")
         return Catalog.load(self.catalog)
 
     def load_interactions(self, catalog: Catalog) -> Interactions:
         """The log that ``llm-rec data`` wrote here; refused when it belongs to another catalog."""
-        self._need(self.interactions, "interactions", "llm-rec data")
+        self.need(self.interactions, "interactions", "llm-rec data")
         return Interactions.load(self.interactions, catalog)
 
     @staticmethod
-    def _need(path: Path, kind: str, verb: str) -> None:
+    def need(path: Path, kind: str, verb: str) -> Manifest:
+        """The manifest of the artefact at `path`; `ArtifactError` names the verb that makes it when it is not there."""
         try:
-            read_manifest(path, kind)
+            return read_manifest(path, kind)
         except ArtifactError as error:
             raise ArtifactError(f"{error}; run `{verb}` first, or name the right --workspace") from error
 

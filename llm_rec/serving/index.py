@@ -5,17 +5,18 @@ Use it when the exact product is too slow (millions of items); below that `Recom
 
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from llm_rec.artifacts import replacing
-from llm_rec.errors import LlmRecError
+from llm_rec.errors import ArtifactError, DataError, LlmRecError
 
 IndexKind = Literal["flat", "hnsw", "ivf"]
 
 
+@runtime_checkable
 class FaissIndex(Protocol):
     """The part of faiss' index that is used here."""
 
@@ -37,6 +38,8 @@ class ItemIndex:
         """Index rows 1..N (row 0, padding, is left out). ``flat`` is exact; ``hnsw`` and ``ivf`` are approximate."""
         faiss = _faiss()
         items, width = item_vectors.shape[0] - 1, item_vectors.shape[1]
+        if not items:
+            raise DataError("there are no items to index; row 0 is padding")
         lists = max(1, min(4096, int(4 * items**0.5)))
         recipe = {"flat": "Flat", "hnsw": "HNSW32", "ivf": f"IVF{lists},Flat"}[kind]
         index = cast(FaissIndex, faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT))
@@ -59,8 +62,13 @@ class ItemIndex:
 
     @classmethod
     def load(cls, path: Path) -> "ItemIndex":
-        """Read what `save` wrote."""
-        return cls(_faiss().read_index(str(path)))
+        """Read what `save` wrote; `ArtifactError` when the file is missing or is no index."""
+        if not Path(path).is_file():
+            raise ArtifactError(f"{path}: no such file; build the index and save it first")
+        try:
+            return cls(_faiss().read_index(str(path)))
+        except RuntimeError as error:
+            raise ArtifactError(f"{path}: faiss cannot read it ({error}); build the index again") from error
 
 
 def _faiss() -> ModuleType:

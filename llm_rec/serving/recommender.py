@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from llm_rec.artifacts import fingerprint, read_manifest, write_artifact
 from llm_rec.data import Catalog, Interactions
 from llm_rec.errors import ArtifactError, DataError
+from llm_rec.metrics.exact import Best, Candidates, Pairs, best_items
 from llm_rec.pad.model import PADModel
 from llm_rec.sequential.model import SequentialModel
 
 KIND = "recommender"
+_HISTORIES_AT_ONCE = 256
 Model = SequentialModel | PADModel
 
 
@@ -45,6 +48,7 @@ class Recommender:
                 f"the model knows {len(self.item_vectors) - 1} items but the catalog has {len(catalog)}; "
                 "use the catalog the model was trained on"
             )
+        self._candidates = Candidates.of(self.item_vectors)
         self._user_row = {user: row for row, user in enumerate(log.user_ids)} if log is not None else {}
 
     def recommend(
@@ -67,31 +71,34 @@ class Recommender:
     def recommend_rows(
         self, histories: Sequence[Int64[np.ndarray, "_"]], *, k: int = 10, exclude_seen: bool = True
     ) -> list[list[Recommendation]]:
-        """`recommend` for many histories of item rows at once."""
+        """`recommend` for many histories of item rows at once; equal scores in the order of the catalog.
+
+        Memory grows neither with the number of histories nor with that of items: see `metrics.exact.best_items`.
+        """
         if k < 1:
             raise DataError(f"k must be at least 1, got {k}")
-        users = self._user_vectors(histories)
-        scores = users @ self.item_vectors.T
-        scores[:, 0] = -torch.inf
-        if exclude_seen:
-            row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-            scores[
-                torch.from_numpy(row), torch.from_numpy(np.concatenate([*histories, np.empty(0, np.int64)]))
-            ] = -torch.inf
-        best = scores.topk(min(k, len(self.catalog)), dim=1)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [
-            [self._item(i, s) for i, s in zip(ids, values, strict=True) if s != -torch.inf] for ids, values in pairs
-        ]
+        self._require_rows(histories)
+        found: list[list[Recommendation]] = []
+        for start in range(0, len(histories), _HISTORIES_AT_ONCE):
+            some = histories[start : start + _HISTORIES_AT_ONCE]
+            seen = self._pairs(some) if exclude_seen else None
+            best = best_items(self._user_vectors(some), self._candidates, min(k, len(self.catalog)), seen=seen)
+            found += self._items(best)
+        return found
 
     def similar_items(self, item: object, *, k: int = 10) -> list[Recommendation]:
         """The `k` nearest items by cosine of the vectors that rank: what the model takes for alike."""
-        row = int(self._known_rows([item])[0])
-        unit = torch.nn.functional.normalize(self.item_vectors, dim=-1)
-        scores = unit @ unit[row]
-        scores[[0, row]] = -torch.inf
-        best = scores.topk(min(k, len(self.catalog) - 1))
-        return [self._item(i, s) for i, s in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        if k < 1:
+            raise DataError(f"k must be at least 1, got {k}")
+        row = self._known_rows([item])
+        unit = F.normalize(self.item_vectors.float(), dim=-1)
+        best = best_items(
+            unit[torch.from_numpy(row).to(unit.device)],
+            Candidates.of(unit),
+            min(k, len(self.catalog)),
+            seen=self._pairs([row]),
+        )
+        return self._items(best)[0]
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Write model, catalog and (if there is one) log below `path`; `load` needs nothing else."""
@@ -117,17 +124,42 @@ class Recommender:
         path = Path(path)
         details = read_manifest(path, KIND).details
         catalog = Catalog.load(path / "catalog")
-        log = Interactions.load(path / "interactions", catalog) if details["log"] else None
+        log = Interactions.load(path / "interactions", catalog) if details.get("log") else None
         return cls(load_model(path / "model"), catalog, log)
 
-    def _user_vectors(self, histories: Sequence[Int64[np.ndarray, "_"]]) -> Float[Tensor, "batch width"]:
+    def _user_vectors(self, histories: Sequence[Int64[np.ndarray, "_"]]) -> Float32[Tensor, "batch width"]:
         recent = [history[-self.model.max_length :] for history in histories]
         padded = np.zeros((len(recent), max([1, *map(len, recent)])), dtype=np.int64)
         mask = np.arange(padded.shape[1]) < np.array([len(history) for history in recent])[:, None]
-        padded[mask] = np.concatenate([*recent, np.empty(0, np.int64)])
+        padded[mask] = np.concatenate(recent)
         with torch.no_grad():
-            device = self.item_vectors.device
-            return self.model.user_vectors(torch.from_numpy(padded).to(device))
+            return self.model.user_vectors(torch.from_numpy(padded).to(self.item_vectors.device)).float()
+
+    def _pairs(self, histories: Sequence[Int64[np.ndarray, "_"]]) -> Pairs:
+        """What each history holds, as positions among the candidates (item row - 1)."""
+        owner = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+        device = self.item_vectors.device
+        return Pairs(torch.from_numpy(owner).to(device), torch.from_numpy(np.concatenate(histories)).to(device) - 1)
+
+    def _items(self, best: Best) -> list[list[Recommendation]]:
+        """Rows with ids and texts; places that nothing was left for (row 0) are gone."""
+        ids, texts = self.catalog.item_ids, self.catalog.texts
+        return [
+            [
+                Recommendation(ids[row - 1], texts[row - 1], score)
+                for row, score in zip(rows, scores, strict=True)
+                if row
+            ]
+            for rows, scores in zip(best.rows.tolist(), best.scores.tolist(), strict=True)
+        ]
+
+    def _require_rows(self, histories: Sequence[Int64[np.ndarray, "_"]]) -> None:
+        rows = np.concatenate([*histories, np.empty(0, np.int64)])
+        if rows.size and not 1 <= rows.min() <= rows.max() <= len(self.catalog):
+            raise DataError(
+                f"histories hold item rows 1..{len(self.catalog)}, got values from {rows.min()} to {rows.max()}; "
+                "Catalog.rows gives the rows of ids"
+            )
 
     def _known_rows(self, items: Iterable[object]) -> Int64[np.ndarray, "items"]:
         ids = [str(item) for item in items]
@@ -147,9 +179,6 @@ class Recommender:
         if row is None:
             raise DataError(f"user {user!r} is not in the log; pass a history of item ids instead")
         return np.asarray(self.log.history(row))
-
-    def _item(self, row: int, score: float) -> Recommendation:
-        return Recommendation(self.catalog.item_ids[row - 1], self.catalog.texts[row - 1], score)
 
 
 def load_model(path: Path) -> Model:
