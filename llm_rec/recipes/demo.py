@@ -17,7 +17,11 @@ from llm_rec.report.report import Comparison
 from llm_rec.training.trainer import TrainerConfig
 from semantic_ids.quantizers import MixtureOfCodesConfig, QuantizerConfig, RQVAEConfig
 
-CODES: dict[str, QuantizerConfig] = {"moc": MixtureOfCodesConfig(), "rqvae": RQVAEConfig()}
+# 1,682 items allow about 64 codes a book: ten or more items each.
+CODES: dict[str, QuantizerConfig] = {
+    "moc": MixtureOfCodesConfig(num_codebooks=4, codebook_size=64),
+    "rqvae": RQVAEConfig(num_codebooks=3, codebook_size=64),
+}
 RUNS = {"SASRec (id)": "sasrec", "SASRec (text)": "sasrec-text", "SASRec (id + codes)": "sasrec-codes", "PAD": "pad"}
 
 

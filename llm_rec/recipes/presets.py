@@ -13,47 +13,66 @@ from llm_rec.sequential.caser import CaserConfig
 from llm_rec.sequential.gru4rec import GRU4RecConfig
 from llm_rec.sequential.items import CodeItemsConfig, IdItemsConfig, ItemsConfig, MixedItemsConfig, TextItemsConfig
 from llm_rec.sequential.model import SequentialConfig
-from llm_rec.sequential.sasrec import SASRecConfig
+from llm_rec.sequential.negatives import SharedNegativesConfig
+from llm_rec.sequential.sasrec import released_sasrec
 from llm_rec.sequential.task import BCEConfig, SampledSoftmaxConfig
 from llm_rec.training.trainer import TrainerConfig
 
-TRAINER = TrainerConfig(epochs=200, learning_rate=1e-3, patience=10, monitor="ndcg@10", eval_every=2)
+TRAINER = TrainerConfig(epochs=200, learning_rate=1e-3, betas=(0.9, 0.98), patience=5, eval_every=2)
+KNOWN_ITEMS = SharedNegativesConfig(number=2048, seen_in_train_only=True)
 
 
 def sasrec(items: ItemsConfig | None = None) -> SequentialMethodConfig:
-    """SASRec with sampled softmax: the baseline that every claim is made against."""
-    model = SequentialConfig(items=items or IdItemsConfig(), backbone=SASRecConfig())
-    return SequentialMethodConfig(model=model, loss=SampledSoftmaxConfig(), trainer=TRAINER)
+    """SASRec with sampled softmax, tuned on Amazon Beauty: the baseline that every claim is made against."""
+    return SequentialMethodConfig(
+        model=SequentialConfig(items=items or IdItemsConfig(), backbone=released_sasrec()),
+        loss=SampledSoftmaxConfig(),
+        negatives=SharedNegativesConfig(number=2048),
+        batches=BatchConfig(tokens=1024),
+        trainer=TRAINER,
+    )
 
 
 def sasrec_bce() -> SequentialMethodConfig:
     """SASRec as published: BCE with one unseen negative a position."""
-    return replace(sasrec(), loss=BCEConfig())
+    return replace(sasrec(), loss=BCEConfig(), negatives=None)
 
 
 def text_only() -> SequentialMethodConfig:
     """SASRec over projected text vectors alone: every item with a text can be recommended."""
-    return sasrec(TextItemsConfig(projection="mlp"))
+    return replace(sasrec(TextItemsConfig(projection="mlp")), negatives=KNOWN_ITEMS)
 
 
 def with_text() -> SequentialMethodConfig:
-    """Ids and text summed; items without train events have no id part, and ids are dropped at random in training."""
-    return sasrec(MixedItemsConfig(text=TextItemsConfig(projection="mlp"), id_dropout=0.1, mask_unseen_ids=True))
+    """Ids and text summed, so that text alone can rank too: ids are dropped at random in training, items without train
+    events have no id part and are no negatives."""
+    items = MixedItemsConfig(text=TextItemsConfig(projection="mlp"), id_dropout=0.1, mask_unseen_ids=True)
+    return replace(sasrec(items), negatives=KNOWN_ITEMS)
 
 
 def with_codes() -> SequentialMethodConfig:
     """Ids and semantic IDs summed, with the same care for unseen items."""
-    return sasrec(MixedItemsConfig(text=None, codes=CodeItemsConfig(), id_dropout=0.1, mask_unseen_ids=True))
+    items = MixedItemsConfig(text=None, codes=CodeItemsConfig(), id_dropout=0.1, mask_unseen_ids=True)
+    return replace(sasrec(items), negatives=KNOWN_ITEMS)
 
 
 def pad_faithful_mechanism(*, loss: BCEConfig | SampledSoftmaxConfig | None = None) -> PADMethodConfig:
     """PAD's mechanism as published, at the size and learning rate of the other presets; BCE unless `loss` says else."""
-    return PADMethodConfig(model=PADConfig(loss=loss or BCEConfig()), training=PADTraining.same(TRAINER))
+    return PADMethodConfig(
+        model=PADConfig(backbone=released_sasrec(), loss=loss or BCEConfig()),
+        batches=BatchConfig(tokens=1024),
+        training=PADTraining.same(TRAINER),
+    )
 
 
 def pad_ours() -> PADMethodConfig:
     """PAD anchored on sampled softmax, with ids masked for unseen items: our step beyond the paper."""
-    return PADMethodConfig(model=pad(), training=PADTraining.same(TRAINER))
+    return PADMethodConfig(
+        model=pad(backbone=released_sasrec()),
+        negatives=KNOWN_ITEMS,
+        batches=BatchConfig(tokens=1024),
+        training=PADTraining.same(TRAINER),
+    )
 
 
 def pad_paper() -> PADMethodConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 from llm_rec.errors import ConfigError
 from llm_rec.metrics.significance import compare
 from llm_rec.recipes.console import say
-from llm_rec.recipes.page import run_figures
+from llm_rec.recipes.page import page_of
 from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.runs import load_targets
 from llm_rec.recipes.workspace import Workspace
@@ -47,7 +47,7 @@ def compare_runs(place: Workspace, names: Sequence[str], baseline: str, out: Pat
     reports = tuple(Report.load(place.run(name)) for name in names)
     comparison = Comparison(reports=reports, differences=_differences(place, names, baseline))
     comparison.save(out)
-    page = write_page(comparison, out, figures=[run_figures(place, name) for name in names])
+    page = write_page(out / "report.html", page_of(place, names, comparison))
     say(comparison.table(intervals=False))
     for named in comparison.differences:
         found = named.difference
