@@ -9,6 +9,7 @@ import numpy as np
 
 from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
+from llm_rec.errors import ConfigError
 from llm_rec.progress import progress
 from llm_rec.recipes.console import facts, say
 from llm_rec.recipes.material import CODES_FILE, CODES_KIND, open_store
@@ -110,7 +111,10 @@ def fit_quantizer(quantizer: Quantizer, vectors: np.ndarray, *, seed: int, check
             advance(step - done)
             done = step
 
-        quantizer.fit(vectors, seed=seed, checkpoint=checkpoint, progress=tell)
+        try:
+            quantizer.fit(vectors, seed=seed, checkpoint=checkpoint, progress=tell)
+        except ValueError as error:
+            raise ConfigError(f"quantizer: {error}") from error
 
 
 def resolve(table: CodeTable, quantizer: Quantizer, vectors: np.ndarray, how: Collisions) -> CodeTable:

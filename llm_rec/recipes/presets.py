@@ -97,3 +97,4 @@ METHODS: dict[str, MethodConfig] = {
     "pad-paper": pad_paper(),
 }
 NEEDS_CODES = ("sasrec-codes",)
+NEEDS_TEXT = ("sasrec-text", "sasrec-id-text", "pad", "pad-bce", "pad-paper")

@@ -83,7 +83,10 @@ def read_settings_of(folder: Path) -> RunSettings:
     path = folder / SETTINGS
     if not path.is_file():
         raise ArtifactError(f"{folder} holds no run ({SETTINGS} is missing); train one with `llm-rec train`")
-    return from_plain(RunSettings, read_json(path))
+    try:
+        return from_plain(RunSettings, read_json(path))
+    except ConfigError as error:
+        raise ArtifactError(f"{path}: {error}; train the run again with --overwrite") from error
 
 
 def save_targets(path: Path, evaluation: Evaluation) -> None:

@@ -1,14 +1,14 @@
 """``llm-rec train``: material of a workspace -> a trained, evaluated, servable run."""
 
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_rec.recipes.console import say
 from llm_rec.recipes.evaluation import EvaluationConfig
 from llm_rec.recipes.material import MaterialConfig, open_material
 from llm_rec.recipes.methods import MethodConfig
-from llm_rec.recipes.presets import METHODS, NEEDS_CODES, sasrec
+from llm_rec.recipes.presets import METHODS, NEEDS_CODES, NEEDS_TEXT, sasrec
 from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.runs import RunSettings, train_run
 from llm_rec.recipes.workspace import Workspace
@@ -48,8 +48,10 @@ def run(job: TrainJob) -> Report:
 
 
 def _preset(name: str, method: MethodConfig) -> TrainJob:
-    job = TrainJob(name=name, method=method)
-    return replace(job, material=MaterialConfig(codes="rqvae")) if name in NEEDS_CODES else job
+    material = MaterialConfig(
+        embeddings="text" if name in NEEDS_TEXT else None, codes="rqvae" if name in NEEDS_CODES else None
+    )
+    return TrainJob(name=name, method=method, material=material)
 
 
 RECIPE = Recipe(
