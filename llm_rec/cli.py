@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import llm_rec
 from llm_rec.errors import ConfigError, LlmRecError
@@ -26,6 +26,7 @@ VERBS = {
 }
 
 
+@runtime_checkable
 class Verb(Protocol):
     """What the command line needs of a recipe."""
 

@@ -5,7 +5,7 @@ Use it when the exact product is too slow (millions of items); below that `Recom
 
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -16,6 +16,7 @@ from llm_rec.errors import LlmRecError
 IndexKind = Literal["flat", "hnsw", "ivf"]
 
 
+@runtime_checkable
 class FaissIndex(Protocol):
     """The part of faiss' index that is used here."""
 
