@@ -45,6 +45,11 @@ def read_settings(
         plain = _merge(plain, given)
         origins = {key: origins.get(key, origin) for key in flatten(plain)}
         origins.update(dict.fromkeys(flatten(given), str(file)))
+    kinds, words = _take_kinds(words)
+    for key, kind in kinds.items():
+        given = _nested(key, kind)
+        plain = _merge(plain, given)
+        origins = {leaf: origins.get(leaf, origin) for leaf in flatten(plain)} | {key: "command line"}
     before = from_plain(cls, plain)
     job = tyro.cli(
         cls,
@@ -52,7 +57,10 @@ def read_settings(
         default=before,
         prog=program,
         config=(tyro.conf.AvoidSubcommands,),
-        description=f"{description}\n\nAlso: --config FILE (YAML, repeatable), --preset {{{','.join(presets)}}}.",
+        description=(
+            f"{description}\n\nAlso: --config FILE (YAML, repeatable), --preset {{{','.join(presets)}}}, and "
+            "--PART.kind KIND where a part has several kinds (its settings then start from their defaults)."
+        ),
     )
     old, new = flatten(to_plain(before)), flatten(to_plain(job))
     typed = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
@@ -106,6 +114,31 @@ def _take_sources(argv: Sequence[str]) -> tuple[list[str], list[Path], str | Non
         else:
             preset = value
     return words, files, preset
+
+
+def _take_kinds(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Split ``--part.kind NAME`` from the other words: which kind a part is must be known before its options are."""
+    kinds: dict[str, str] = {}
+    rest: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        option, equals, value = word.partition("=")
+        if not (option.startswith("--") and option.endswith(".kind")):
+            rest.append(word)
+            continue
+        if not equals:
+            if not queue:
+                raise ConfigError(f"{option}: needs a value")
+            value = queue.pop(0)
+        kinds[option.removeprefix("--").replace("-", "_")] = value.replace("-", "_")
+    return kinds, rest
+
+
+def _nested(key: str, value: Plain) -> dict[str, Plain]:
+    """``a.b`` and a value as ``{"a": {"b": value}}``."""
+    head, dot, rest = key.partition(".")
+    return {head: _nested(rest, value) if dot else value}
 
 
 def _read_yaml(path: Path) -> dict[str, Plain]:

@@ -55,13 +55,13 @@ class ItemIndex:
         scores, found = self._index.search(np.ascontiguousarray(user_vectors, dtype=np.float32), k)
         return found.astype(np.int64) + 1, scores
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the index as one file."""
         with replacing(Path(path)) as partial:
             _faiss().write_index(self._index, str(partial))
 
     @classmethod
-    def load(cls, path: Path) -> "ItemIndex":
+    def load(cls, path: Path | str) -> "ItemIndex":
         """Read what `save` wrote; `ArtifactError` when the file is missing or is no index."""
         if not Path(path).is_file():
             raise ArtifactError(f"{path}: no such file; build the index and save it first")

@@ -100,7 +100,7 @@ class Recommender:
         )
         return self._items(best)[0]
 
-    def save(self, path: Path, *, overwrite: bool = False) -> None:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write model, catalog and (if there is one) log below `path`; `load` needs nothing else."""
         path = Path(path)
         name = fingerprint(KIND, self.catalog.fingerprint, self.log.fingerprint if self.log else "")
@@ -119,7 +119,7 @@ class Recommender:
                 self.log.save(folder / "interactions")
 
     @classmethod
-    def load(cls, path: Path) -> "Recommender":
+    def load(cls, path: Path | str) -> "Recommender":
         """Read what `save` wrote. Nothing in the folder is executed."""
         path = Path(path)
         details = read_manifest(path, KIND).details
@@ -181,8 +181,9 @@ class Recommender:
         return np.asarray(self.log.history(row))
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Path | str) -> Model:
     """The model at `path`, whichever of the trained kinds it is."""
+    path = Path(path)
     kind = read_manifest(path).kind
     match kind:
         case "sequential_model":
