@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-
 FILE_WIDTH = 240  # a pipe or a file has no width, and rich's 80 columns would cut figures off
 
 

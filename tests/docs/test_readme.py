@@ -1,6 +1,7 @@
-"""What the documents tell people to type works: options parse, targets exist, Python blocks run, links lead somewhere."""
+"""What the documents tell people to type works: options parse, targets exist, Python runs, links lead somewhere."""
 
 import re
+import runpy
 import shlex
 from dataclasses import fields
 from pathlib import Path
@@ -39,6 +40,12 @@ def commands(program: str) -> list[tuple[str, ...]]:
             lines = block.replace("\\\n", " ").splitlines()
             found += [tuple(shlex.split(line, comments=True)[1:]) for line in lines if line.startswith(program + " ")]
     return found
+
+
+def run(code: str, folder: Path) -> None:
+    """Run a Python block as a program of its own."""
+    (folder / "block.py").write_text(code)
+    runpy.run_path(str(folder / "block.py"))
 
 
 @pytest.mark.parametrize("words", sorted(set(commands("llm-rec"))), ids=" ".join)
@@ -93,7 +100,7 @@ def test_the_tree_in_the_architecture_is_the_tree() -> None:
     rooms = {path.name.removesuffix(".py") for path in (ROOT / "llm_rec").iterdir() if not path.name.startswith("_")}
     named = {name.rstrip("/") for name in re.findall(r"`([a-z_]+/?)`", text)}
     assert rooms - {"py.typed", "doctor"} <= named
-    paths = [name for name in re.findall(r"`([a-z_/]+/[a-z_]+\.py)`", text)]
+    paths = re.findall(r"`([a-z_/]+/[a-z_]+\.py)`", text)
     assert paths
     assert not [p for p in paths if not any((ROOT / top / p).is_file() for top in (".", "llm_rec"))]
 
@@ -115,7 +122,7 @@ def test_report_json_has_the_keys_of_its_document(tmp_path: Path, monkeypatch, c
     assert all(f"`{field.name}`" in text for field in fields(Difference))
     monkeypatch.chdir(tmp_path)
     (block,) = blocks(ROOT / "docs" / "report.md", "python")
-    exec(compile(block, "<report>", "exec"), {})
+    run(block, tmp_path)
     assert capsys.readouterr().out.startswith("sasrec: 0.2500 (0.")
 
 
@@ -130,7 +137,7 @@ def test_the_python_blocks_run_as_they_stand(tmp_path: Path, monkeypatch, capsys
     code = blocks(ROOT / "README.md", "python")
     assert len(code) == 2
     for block in code:
-        exec(compile(block, "<readme>", "exec"), {})
+        run(block, tmp_path)
     first, *items = capsys.readouterr().out.splitlines()
     assert 0 <= float(first) <= 1
     assert len(items) == 3
