@@ -108,7 +108,7 @@ class NextItemTask:
                 total = self._cross_entropy(self.config, batch)
             case _:
                 assert_never(self.config)
-        return StepLoss(total, {"loss": total.detach()})
+        return StepLoss(total, {"loss": total.detach()}, float(len(batch.targets)))
 
     def _cross_entropy(self, config: CrossEntropyConfig, batch: SequenceBatch) -> Float[Tensor, ""]:
         table = self.model.items(torch.arange(self.model.num_items + 1, device=batch.history.device))

@@ -89,7 +89,7 @@ def test_sasrec_refuses_a_history_longer_than_its_positions():
 def test_pad_setting_is_the_released_encoder():
     model = SASRec(pad_sasrec(), 128, 20)
     assert len(model.blocks) == 5
-    assert all(not block.pre and block.num_heads == 2 for block in model.blocks)
+    assert all(block.norm == "post" and block.num_heads == 2 for block in model.blocks)
     assert model.blocks[0].ffn[0].out_features == 512
     assert isinstance(model.blocks[0].ffn[1], torch.nn.ReLU)
     assert model.dropout.p == 0.1

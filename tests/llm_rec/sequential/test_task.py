@@ -26,6 +26,7 @@ from llm_rec.sequential.task import (
     SampledSoftmaxConfig,
     usual_negatives,
 )
+from llm_rec.training.trainer import Trainer, TrainerConfig
 
 LOSSES = {
     "bce": BCEConfig(),
@@ -142,6 +143,56 @@ def test_every_loss_equals_a_loop_over_targets(loss, items, split, world):
         strict=True,
     ):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+class Batches:
+    """Given batches, the same in every epoch."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def epoch(self, epoch, first_step=0):
+        yield from self.batches[first_step:]
+
+
+def joined(one, other):
+    """Both batches as one."""
+    length = max(one.history.shape[1], other.history.shape[1])
+    histories = [F.pad(batch.history, (0, length - batch.history.shape[1])) for batch in (one, other)]
+    places = [
+        batch.positions // batch.history.shape[1] * length + batch.positions % batch.history.shape[1]
+        for batch in (one, other)
+    ]
+    places[1] = places[1] + histories[0].numel()
+    negatives = None if one.negatives is None else torch.cat([one.negatives, other.negatives])
+    return SequenceBatch(torch.cat(histories), torch.cat(places), torch.cat([one.targets, other.targets]), negatives)
+
+
+@pytest.mark.parametrize("loss", [BCEConfig(), GBCEConfig(), CrossEntropyConfig()], ids=lambda c: type(c).__name__)
+def test_accumulating_two_unequal_batches_equals_one_larger_batch(loss, split, world):
+    negatives = PositionNegativesConfig(number=4) if isinstance(loss, GBCEConfig) else usual_negatives(loss)
+    one, other = (
+        next(SequenceBatches(split, BatchConfig(max_length=15, tokens=None, users=users), negatives, seed=0).epoch(1))
+        for users in (3, 11)
+    )
+    trained = []
+    for batches, accumulation in ((Batches(one, other), 2), (Batches(joined(one, other)), 1)):
+        model = model_for(split, world, backbone=SASRecConfig(num_layers=1, dropout=0.0)).double()
+        task = NextItemTask(model, loss)
+        assert task.loss(one).weight == len(one.targets)
+        config = TrainerConfig(
+            epochs=3, learning_rate=0.01, eps=1e-4, accumulation=accumulation, clip_norm=None, device="cpu"
+        )
+        Trainer(config).fit(task, batches)
+        trained.append(model)
+    assert len(one.targets) != len(other.targets)
+    for (name, left), right in zip(trained[0].named_parameters(), trained[1].parameters(), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-12, rtol=1e-9, msg=name)
+    fresh = model_for(split, world, backbone=SASRecConfig(num_layers=1, dropout=0.0)).double()
+    assert not torch.allclose(trained[0].items.table.weight, fresh.items.table.weight)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
