@@ -52,7 +52,7 @@ class NextItemTask:
         return StepLoss(total, {"loss": total.detach()}, float(len(batch.targets)))
 
     def _against_the_catalog(self, config: CrossEntropyConfig, batch: SequenceBatch) -> Float[Tensor, ""]:
-        table = self.model.items(torch.arange(self.model.num_items + 1, device=batch.history.device))
+        table = self.model.step_vectors(torch.arange(self.model.num_items + 1, device=batch.history.device))
         states = self._states(F.embedding(batch.history, table), batch)
         return catalog_loss(config, states, self.model.comparable(table), batch.targets)
 
@@ -61,7 +61,7 @@ class NextItemTask:
         negatives = negatives_of(batch, config)
         rows = torch.cat([batch.history.flatten(), batch.targets, negatives.flatten()])
         sizes = [batch.history.numel(), batch.targets.numel(), negatives.numel()]
-        history, target, negative = torch.split(self.model.items(rows), sizes)
+        history, target, negative = torch.split(self.model.step_vectors(rows), sizes)
         states = self._states(history.view(*batch.history.shape, -1), batch)
         target, negative = self.model.comparable(target), self.model.comparable(negative)
         negative = negative.view(*negatives.shape, -1)

@@ -53,7 +53,7 @@ def fixture_split(world):
     return leave_one_out(world.log)
 
 
-def model_for(split, world, items=None, backbone=None, score="dot"):
+def model_for(split, world, items=None, backbone=None, score="dot", item_dropout=0.0):
     torch.manual_seed(0)
     config = SequentialConfig(
         items=items or IdItemsConfig(),
@@ -61,6 +61,7 @@ def model_for(split, world, items=None, backbone=None, score="dot"):
         dim=32,
         max_length=15,
         score=score,
+        item_dropout=item_dropout,
     )
     return SequentialModel(config, ItemSources.from_split(split, embeddings=world.embeddings))
 
@@ -143,6 +144,28 @@ def test_every_loss_equals_a_loop_over_targets(loss, items, split, world):
         strict=True,
     ):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_item_dropout_is_dropout_on_the_table_that_histories_and_candidates_share(loss, split, world):
+    """A step equals one without dropout on a table whose rows were dropped beforehand."""
+    backbone = SASRecConfig(num_layers=1, dropout=0.0)
+    model = model_for(split, world, backbone=backbone, score="cosine", item_dropout=0.5).double().train()
+    negatives = usual_negatives(loss)
+    if isinstance(loss, GBCEConfig):
+        negatives = PositionNegativesConfig(number=20, exclude_seen=False)
+    batch = next(SequenceBatches(split, BatchConfig(max_length=15, tokens=64), negatives, seed=0).epoch(0))
+    named = [part.flatten() for part in (batch.history, batch.targets, batch.negatives) if part is not None]
+    rows = torch.arange(split.num_items + 1) if batch.negatives is None else torch.cat(named).unique()
+    torch.manual_seed(7)
+    ours = NextItemTask(model, loss).loss(batch).total
+    torch.manual_seed(7)
+    dropped = model.step_vectors(rows).detach()
+    assert (dropped == 0).double().mean() == pytest.approx(0.5, abs=0.05)
+    plain = model_for(split, world, backbone=backbone, score="cosine").double().train()
+    with torch.no_grad():
+        plain.items.table.weight[rows] = dropped
+    assert ours.item() == pytest.approx(naive_loss(plain, loss, batch).item(), rel=1e-6)
 
 
 class Batches:
@@ -257,7 +280,7 @@ def test_a_step_never_reads_a_value_on_the_host(loss, split, world):
     source = SequenceBatches(split, BatchConfig(max_length=15, tokens=64), usual_negatives(loss), seed=0)
     batch = next(source.epoch(0)).to("meta")
     for backbone in (SASRecConfig(), SASRecConfig(positions="from_start"), GRU4RecConfig(), CaserConfig()):
-        model = model_for(split, world, items, backbone, score="cosine").to("meta")
+        model = model_for(split, world, items, backbone, score="cosine", item_dropout=0.3).to("meta")
         step = NextItemTask(model, loss).loss(batch)
         step.total.backward()
         assert step.total.is_meta
