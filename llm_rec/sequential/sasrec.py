@@ -18,8 +18,8 @@ class SASRecConfig:
 
     `positions`: "from_end" counts from the most recent event, which equals the usual left padding; "from_start" counts
     from the first event of the window, so a state never depends on how many events follow. `dropout` acts on the
-    inputs, the attention weights and both sublayers. `embedding_norm` normalises the inputs (PAD); `final_norm` the
-    states (usual with pre-norm).
+    inputs, the attention weights and both sublayers (with "query" on the feed-forward layer alone). `embedding_norm`
+    normalises the inputs (PAD); `final_norm` the states (usual with pre-norm).
 
     `norm`: LayerNorm before ("pre") or after ("post") each sublayer; "query" is the block of SASRec's released code:
     queries are normalised, keys and values are not, and both residuals start from the normalised input. `null_key`
