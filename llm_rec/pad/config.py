@@ -11,8 +11,8 @@ from llm_rec.sequential.backbones import BackboneConfig
 from llm_rec.sequential.items import IdItemsConfig
 from llm_rec.sequential.model import SequentialConfig
 from llm_rec.sequential.negatives import NegativesConfig
+from llm_rec.sequential.objective import BCEConfig, LossConfig, SampledSoftmaxConfig, usual_negatives
 from llm_rec.sequential.sasrec import SASRecConfig, pad_sasrec
-from llm_rec.sequential.task import BCEConfig, LossConfig, SampledSoftmaxConfig, usual_negatives
 
 EVERY_EXPERT: tuple[ExpertName, ...] = ("collaborative", "aligned", "text")
 

@@ -122,6 +122,14 @@ class PADModel(nn.Module):
                 cast(CollaborativeItems | AlignedItems, tower.items).ids.load_state_dict(_state(pretrained.items))
                 cast(nn.Module, tower.backbone).load_state_dict(_state(pretrained.backbone))
 
+    def copy_towers(self, other: "PADModel") -> None:
+        """Start the experts that `other` has too from copies of its own; the frozen text vectors are shared."""
+        for name, tower in self.experts.items():
+            if name in other.experts:
+                tower.load_state_dict(other.experts[name].state_dict())
+        if self.embeddings is not None and other.embeddings is not None:
+            self.embeddings = other.embeddings
+
     def inputs(self, rows: Int64[Tensor, "rows"]) -> ItemInputs:
         """What the experts may know of item rows; in training some ids are hidden (`id_dropout`)."""
         keep = None if self.known is None else self.known[rows]

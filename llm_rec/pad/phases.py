@@ -1,14 +1,16 @@
 """PAD's three phases as phases of the one training engine: pretrain, align, disentangle (arXiv 2412.04107).
 
 Each runs alone (`run_phases(..., only="align")`), resumes, and ends in its own folder. The ablations are configs:
-without pre-training the first phase is left out, without the aligned expert the second.
+without pre-training the first phase is left out, without the aligned expert the second. A phase knows only the settings
+it depends on, so ablations share what came before: copy ``01-pretrain`` (and ``02-align``, where the alignment is the
+same) into the folder of another run, and it goes on from there.
 """
 
-import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 from llm_rec.codec import Plain, to_plain
+from llm_rec.frequency_gate import UniformGateConfig
 from llm_rec.pad.config import PADConfig
 from llm_rec.pad.model import ExpertRetriever, PADModel
 from llm_rec.pad.task import AlignTask, DisentangleTask, pad_groups
@@ -22,6 +24,13 @@ from llm_rec.training.trainer import TrainerConfig
 
 PADRetriever = SequentialModel | ExpertRetriever | PADModel  # what is validated in phases 1, 2 and 3
 ValidatePAD = Callable[[PADRetriever], Mapping[str, float]]
+
+# `mask_unseen_ids` decides which items are negatives (`pad_negatives`), so it matters before any id is masked.
+PRETRAIN_SETTINGS = ("dim", "max_length", "id_items", "backbone", "loss", "mask_unseen_ids")
+ALIGN_SETTINGS = (
+    *PRETRAIN_SETTINGS,
+    *("pretrain", "projector", "alignment", "alignment_rows", "max_alignment_rows", "anchor", "id_dropout"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +86,7 @@ def pad_phases(
         build: Callable[[Task[SequenceBatch] | None], Task[SequenceBatch]],
         trainer: TrainerConfig,
         trainable: Callable[[str], bool],
+        settings: Sequence[str],
     ) -> Phase[SequenceBatch]:
         return Phase(
             name=name,
@@ -86,7 +96,7 @@ def pad_phases(
             validate=None if validate is None else lambda task: validate(retriever_of(task)),
             trainable=trainable,
             groups=pad_groups,
-            config=_settings(config),
+            config=_settings(config, settings),
             inputs=inputs or {},
         )
 
@@ -94,17 +104,19 @@ def pad_phases(
         return NextItemTask(SequentialModel(config.pretrained, sources), config.loss)
 
     def align(previous: Task[SequenceBatch] | None) -> Task[SequenceBatch]:
-        return AlignTask(_start(config, sources, previous))
+        return AlignTask(_start(_without_mixture(config), sources, previous))
 
     def disentangle(previous: Task[SequenceBatch] | None) -> Task[SequenceBatch]:
         return DisentangleTask(_start(config, sources, previous))
 
     phases = []
     if config.pretrain and config.experts != ("text",):
-        phases.append(phase("pretrain", pretrain, training.pretrain, lambda name: True))
+        phases.append(phase("pretrain", pretrain, training.pretrain, lambda name: True, PRETRAIN_SETTINGS))
     if "aligned" in config.experts:
-        phases.append(phase("align", align, training.align, lambda name: name.startswith("experts.aligned.")))
-    phases.append(phase("disentangle", disentangle, training.disentangle, lambda name: True))
+        aligned = "experts.aligned."
+        phases.append(phase("align", align, training.align, lambda name: name.startswith(aligned), ALIGN_SETTINGS))
+    everything = [field.name for field in fields(config)]
+    phases.append(phase("disentangle", disentangle, training.disentangle, lambda name: True, everything))
     return phases
 
 
@@ -122,20 +134,23 @@ def retriever_of(task: Task[SequenceBatch]) -> PADRetriever:
 
 
 def _start(config: PADConfig, sources: ItemSources, previous: Task[SequenceBatch] | None) -> PADModel:
-    """A copy of what the phase before left, so that its own tensors stay; the frozen text vectors are shared."""
+    """A model that starts from copies of what the phase before learned, whose own tensors stay."""
+    model = PADModel(config, sources)
     match previous:
         case AlignTask():
-            model = previous.model
-            shared = {} if model.embeddings is None else {id(model.embeddings): model.embeddings}
-            return copy.deepcopy(model, shared)
+            model.copy_towers(previous.model)
         case NextItemTask():
-            model = PADModel(config, sources)
             model.copy_pretrained(previous.model)
-            return model
         case _:
-            return PADModel(config, sources)
+            pass
+    return model
 
 
-def _settings(config: PADConfig) -> Mapping[str, Plain]:
+def _without_mixture(config: PADConfig) -> PADConfig:
+    """The towers phase 2 needs: the one it trains and the one it hands on. No text tower, and nothing to weigh them."""
+    return replace(config, experts=("collaborative", "aligned"), gate=UniformGateConfig())
+
+
+def _settings(config: PADConfig, names: Sequence[str]) -> Mapping[str, Plain]:
     plain = to_plain(config)
-    return plain if isinstance(plain, dict) else {}
+    return {name: plain[name] for name in names} if isinstance(plain, dict) else {}

@@ -3,9 +3,8 @@
 A step computes the vectors of each distinct item of its batch once, and all experts share the look-up of its text.
 """
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,9 @@ from llm_rec.errors import ConfigError
 from llm_rec.pad.alignment import NoAlignmentConfig, alignment_loss, pick_rows
 from llm_rec.pad.experts import AlignedItems, AlignedParts
 from llm_rec.pad.model import Expert, PADModel
-from llm_rec.sequential import losses
 from llm_rec.sequential.batches import SequenceBatch
 from llm_rec.sequential.items import distinct_rows
-from llm_rec.sequential.task import BCEConfig, CrossEntropyConfig, GBCEConfig, LossConfig, SampledSoftmaxConfig
+from llm_rec.sequential.objective import CrossEntropyConfig, LossConfig, catalog_loss, negatives_of, sampled_loss
 from llm_rec.training.groups import ParameterGroup
 from llm_rec.training.task import StepLoss
 
@@ -41,9 +39,7 @@ def step_items(batch: SequenceBatch, loss: LossConfig, num_items: int) -> StepIt
     if isinstance(loss, CrossEntropyConfig):
         rows = torch.arange(num_items + 1, device=batch.history.device)
         return StepItems(rows, batch.history, batch.targets, None)
-    if batch.negatives is None:
-        raise ConfigError(f"{type(loss).__name__} needs negatives; build the batches with usual_negatives(loss)")
-    asked = (batch.history, batch.targets, batch.negatives)
+    asked = (batch.history, batch.targets, negatives_of(batch, loss))
     rows, places = distinct_rows(torch.cat([part.flatten() for part in asked]), num_items + 1)
     parts = torch.split(places, [part.numel() for part in asked])
     history, targets, negatives = (place.view(part.shape) for place, part in zip(parts, asked, strict=True))
@@ -63,51 +59,12 @@ def next_item_loss(
 
     A mixture of experts comes here folded, as one inner product, so every loss of `llm_rec.sequential.losses` applies.
     """
-    if isinstance(config, CrossEntropyConfig | SampledSoftmaxConfig):
-        states = states / config.temperature
     if isinstance(config, CrossEntropyConfig):
-        return losses.cross_entropy(states, vectors, items.targets, max_logits=config.max_logits)
-    positive = (states * F.embedding(items.targets, vectors)).sum(-1)
-    negative = _negative_logits(states, vectors, items)
-    match config:
-        case BCEConfig():
-            return losses.bce(positive, negative)
-        case GBCEConfig():
-            return losses.gbce(positive, negative, num_items=num_items, t=config.t)
-        case SampledSoftmaxConfig():
-            return _sampled_softmax(config, positive, negative, batch)
-        case _:
-            assert_never(config)
-
-
-def _negative_logits(
-    states: Float[Tensor, "targets width"], vectors: Float[Tensor, "rows width"], items: StepItems
-) -> Float[Tensor, "targets number"]:
+        return catalog_loss(config, states, vectors, items.targets)
     if items.negatives is None:
         raise ConfigError("the step holds no negatives; only the full cross-entropy does without")
-    negative = F.embedding(items.negatives, vectors)
-    return states @ negative.T if negative.dim() == 2 else (negative @ states[:, :, None]).squeeze(-1)
-
-
-def _sampled_softmax(
-    config: SampledSoftmaxConfig,
-    positive: Float[Tensor, "targets"],
-    negative: Float[Tensor, "targets number"],
-    batch: SequenceBatch,
-) -> Float[Tensor, ""]:
-    if config.log_q != "none" and (batch.pos_log_q is None or batch.neg_log_q is None):
-        raise ConfigError(f"log_q={config.log_q!r} needs log probabilities in the batch; set log_q of the negatives")
-    neg_log_q = batch.neg_log_q if config.log_q != "none" else None
-    if neg_log_q is not None and config.log_q == "negatives":
-        neg_log_q = neg_log_q + math.log(negative.shape[1])
-    hits = batch.negatives == batch.targets[:, None] if config.remove_hits and batch.negatives is not None else None
-    return losses.sampled_softmax(
-        positive,
-        negative,
-        pos_log_q=batch.pos_log_q if config.log_q == "both" else None,
-        neg_log_q=neg_log_q,
-        hits=hits,
-    )
+    target, negative = F.embedding(items.targets, vectors), F.embedding(items.negatives, vectors)
+    return sampled_loss(config, states, target, negative, batch, num_items=num_items)
 
 
 class AlignTask:

@@ -14,6 +14,7 @@ from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.report import compare_runs
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import Comparison
+from llm_rec.sequential.negatives import SharedNegativesConfig
 from llm_rec.training.trainer import TrainerConfig
 from semantic_ids.quantizers import MixtureOfCodesConfig, QuantizerConfig, RQVAEConfig
 
@@ -37,6 +38,8 @@ class DemoJob:
     """The language model: all-MiniLM-L6-v2."""
     epochs: int = 60
     """At most so many epochs a phase; training stops early on validation NDCG@10."""
+    negatives: int = 512
+    """At most so many shared negatives a step: a third of this catalog."""
     seed: int = 0
 
 
@@ -53,21 +56,24 @@ def run(job: DemoJob) -> Comparison:
         index.run(index.IndexJob(workspace=place.root, name=name, quantizer=quantizer, seed=job.seed))
     say("4/4 train and evaluate")
     for name, preset in RUNS.items():
-        method = _shortened(METHODS[preset], job.epochs)
+        method = _small(METHODS[preset], job)
         material = MaterialConfig(codes="moc" if preset == "sasrec-codes" else None)
         train.run(train.TrainJob(workspace=place.root, name=name, method=method, material=material, seed=job.seed))
     return compare_runs(place, tuple(RUNS), next(iter(RUNS)), place.root / "report")
 
 
-def _shortened(method: MethodConfig, epochs: int) -> MethodConfig:
-    """The method with at most `epochs` epochs a phase."""
+def _small(method: MethodConfig, job: DemoJob) -> MethodConfig:
+    """The method with at most `job.epochs` epochs a phase, and negatives that suit a small catalog."""
 
     def short(trainer: TrainerConfig) -> TrainerConfig:
-        return replace(trainer, epochs=min(trainer.epochs, epochs))
+        return replace(trainer, epochs=min(trainer.epochs, job.epochs))
 
+    negatives = method.negatives
+    if isinstance(negatives, SharedNegativesConfig):
+        negatives = replace(negatives, number=min(negatives.number, job.negatives))
     match method:
         case SequentialMethodConfig():
-            return replace(method, trainer=short(method.trainer))
+            return replace(method, negatives=negatives, trainer=short(method.trainer))
         case PADMethodConfig():
             phases = method.training
             training = replace(
@@ -76,7 +82,7 @@ def _shortened(method: MethodConfig, epochs: int) -> MethodConfig:
                 align=short(phases.align),
                 disentangle=short(phases.disentangle),
             )
-            return replace(method, training=training)
+            return replace(method, negatives=negatives, training=training)
 
 
 RECIPE = Recipe(

@@ -15,7 +15,8 @@ from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artif
 from llm_rec.codec import from_plain, to_plain
 from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.sequential.backbones import BackboneConfig, build_backbone
-from llm_rec.sequential.items import IdItemsConfig, ItemsConfig, ItemSources, build_items
+from llm_rec.sequential.dropout import Dropout
+from llm_rec.sequential.items import IdItemsConfig, ItemsConfig, ItemSources, build_items, distinct_rows
 from llm_rec.sequential.protocols import Backbone, ItemVectors
 from llm_rec.sequential.sasrec import SASRecConfig
 
@@ -29,7 +30,9 @@ class SequentialConfig:
     """Which item vectors meet which backbone, at what width, over the last `max_length` events.
 
     `score`: "dot" is the inner product of state and item vector; "cosine" normalises both (give the loss a temperature
-    then).
+    then). `item_dropout` acts on the item vectors in training, before any other: each step draws one mask for an item
+    and uses it wherever the item occurs, in histories, as target and as negative (dropout on the table itself, as
+    RecTools has it).
     """
 
     items: ItemsConfig = field(default_factory=IdItemsConfig)
@@ -37,11 +40,14 @@ class SequentialConfig:
     dim: int = 64
     max_length: int = 50
     score: Literal["dot", "cosine"] = "dot"
+    item_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("dim", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.item_dropout < 1:
+            raise ValueError(f"item_dropout must lie in 0..1 (1 excluded), got {self.item_dropout}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +92,7 @@ class SequentialModel(nn.Module):
         self.sizes = SourceSizes.of(sources)
         self.items: ItemVectors = build_items(config.items, sources, config.dim)
         self.backbone: Backbone = build_backbone(config.backbone, config.dim, config.max_length)
+        self.item_dropout = Dropout(config.item_dropout)
 
     @property
     def max_length(self) -> int:
@@ -98,6 +105,22 @@ class SequentialModel(nn.Module):
     def forward(self, history: Int64[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:
         """States of all positions: what the inner product with `comparable` item vectors scores."""
         return self.states(self.items(history), history != 0)
+
+    def step_vectors(self, rows: Int64[Tensor, "rows"]) -> Float[Tensor, "rows dim"]:
+        """Vectors of all rows a training step looks up, under its `item_dropout`: equal rows get equal masks.
+
+        On the CPU only the rows that occur draw a mask; elsewhere finding them would wait for the device, so the whole
+        table does.
+        """
+        vectors: Tensor = self.items(rows)
+        if not self.training or self.config.item_dropout == 0:
+            return vectors
+        number, place = self.num_items + 1, rows
+        if rows.device.type == "cpu":
+            distinct, place = distinct_rows(rows, number)
+            number = len(distinct)
+        mask = self.item_dropout(vectors.new_ones(number, vectors.shape[-1]))
+        return vectors * F.embedding(place, mask)
 
     def states(
         self, vectors: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]

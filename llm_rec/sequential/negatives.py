@@ -1,8 +1,8 @@
 """Negative items for training, drawn in whole arrays and without rejection.
 
 Item weights are whole numbers, so drawing an item is finding which item owns the k-th unit of weight. Leaving out the
-items a user has seen shifts k past their units; with sorted seen items both are binary searches. Nothing is ever drawn
-twice.
+items a user has seen shifts k past their units; with sorted seen items both are binary searches. Draws are
+independent of each other (an item may come twice), and none is thrown away and repeated.
 """
 
 from dataclasses import dataclass

@@ -18,13 +18,17 @@ class SASRecConfig:
 
     `positions`: "from_end" counts from the most recent event, which equals the usual left padding; "from_start" counts
     from the first event of the window, so a state never depends on how many events follow. `dropout` acts on the
-    inputs, the attention weights and both sublayers. `embedding_norm` normalises the inputs (PAD); `final_norm` the
-    states (usual with pre-norm).
+    inputs, the attention weights and both sublayers (with "query" on the feed-forward layer alone). `embedding_norm`
+    normalises the inputs (PAD); `final_norm` the states (usual with pre-norm).
 
     `norm`: LayerNorm before ("pre") or after ("post") each sublayer; "query" is the block of SASRec's released code:
     queries are normalised, keys and values are not, and both residuals start from the normalised input. `null_key`
     adds a key and a value of a zero vector, weighted by the number of paddings a window of `max_length` would hold:
-    what implementations without a key mask do to short histories, and what lets a state attend to nothing.
+    what implementations without a key mask do to short histories, and what lets a state attend to nothing. It equals a
+    left-padded model whose padded states are zeros before every block. One that sets them to zero before the first
+    block alone is equal with one layer; from the second on its padded states have been through a block and are no
+    longer zeros, so states of short histories differ. With "pre" the zero vector stands for a normalised one (our
+    choice). Attention dropout drops all paddings of a row together.
     """
 
     num_layers: int = 2

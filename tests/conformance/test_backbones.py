@@ -9,12 +9,17 @@ from llm_rec.sequential.caser import CaserConfig
 from llm_rec.sequential.gru4rec import GRU4RecConfig
 from llm_rec.sequential.model import SequentialConfig
 from llm_rec.sequential.protocols import Backbone
-from llm_rec.sequential.sasrec import SASRecConfig, pad_sasrec
+from llm_rec.sequential.sasrec import SASRecConfig, pad_sasrec, released_sasrec
 
 CONFIGS = {
     "sasrec": SASRecConfig(),
     "sasrec_post_gelu_from_start": SASRecConfig(norm="post", activation="gelu", positions="from_start", num_heads=1),
     "sasrec_pad": pad_sasrec(),
+    "sasrec_released": released_sasrec(),
+    "sasrec_query": SASRecConfig(norm="query"),
+    "sasrec_query_null_key": SASRecConfig(norm="query", null_key=True, num_layers=3),
+    "sasrec_pre_null_key": SASRecConfig(null_key=True),
+    "sasrec_post_null_key_from_start": SASRecConfig(norm="post", null_key=True, positions="from_start"),
     "gru4rec": GRU4RecConfig(hidden=12),
     "gru4rec_deep": GRU4RecConfig(num_layers=2, hidden=12),
     "caser": CaserConfig(),

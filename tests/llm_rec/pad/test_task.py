@@ -82,6 +82,11 @@ def test_mixture_loss_equals_bce_on_mixed_logits_each_item_under_its_own_bucket(
     torch.testing.assert_close(total, losses.bce(positive, negative[:, None]))
 
 
+def test_a_step_weighs_as_many_targets_as_it_has():
+    model = tiny_model(tiny_config(**QUIET)).eval()
+    assert [task(model).loss(BATCH).weight for task in (AlignTask, DisentangleTask)] == [4.0, 4.0]
+
+
 @torch.no_grad()
 def test_swapping_the_buckets_of_positives_and_negatives_changes_the_loss():
     model = tiny_model(tiny_config(gate=BucketGateConfig(num_buckets=2), **QUIET)).eval()

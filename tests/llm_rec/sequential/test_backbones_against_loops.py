@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from llm_rec.sequential.caser import Caser, CaserConfig
 from llm_rec.sequential.gru4rec import GRU4Rec, GRU4RecConfig
-from llm_rec.sequential.sasrec import SASRec, SASRecConfig, pad_sasrec, places_from_end
+from llm_rec.sequential.sasrec import SASRec, SASRecConfig, null_key_mask, pad_sasrec, places_from_end, released_sasrec
 
 DIM, MAX_LENGTH = 8, 7
 
@@ -31,8 +31,9 @@ def left_padded_sasrec(model, config, vectors, size):
 
 
 def naive_block(block, config, x, allowed):
-    def attend(y):
-        q, k, v = (y @ block.qkv.weight.T + block.qkv.bias).split(DIM, dim=1)
+    def attend(queries, y):
+        q, _, _ = (queries @ block.qkv.weight.T + block.qkv.bias).split(DIM, dim=1)
+        _, k, v = (y @ block.qkv.weight.T + block.qkv.bias).split(DIM, dim=1)
         heads = []
         for q_h, k_h, v_h in zip(*(part.chunk(config.num_heads, dim=1) for part in (q, k, v)), strict=True):
             scores = (q_h @ k_h.T) / q_h.shape[1] ** 0.5
@@ -45,16 +46,97 @@ def naive_block(block, config, x, allowed):
         return block.ffn[3](act(block.ffn[0](y)))
 
     if config.norm == "pre":
-        x = x + attend(block.attention_norm(x))
+        normed = block.attention_norm(x)
+        x = x + attend(normed, normed)
         return x + feed(block.ffn_norm(x))
-    x = block.attention_norm(x + attend(x))
+    if config.norm == "query":
+        normed = block.attention_norm(x)
+        normed = block.ffn_norm(normed + attend(normed, x))
+        return normed + feed(normed)
+    x = block.attention_norm(x + attend(x, x))
     return block.ffn_norm(x + feed(x))
 
 
-@pytest.mark.parametrize("config", [SASRecConfig(), SASRecConfig(activation="gelu", norm="post"), pad_sasrec()])
+def randomised(model):
+    """Biases and norms away from their starts of zero and one, where mistakes would not show."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.5 * torch.randn_like(parameter)
+    return model
+
+
+def unmasked_sasrec(model, config, vectors, size, *, reset):
+    """One user without any mask of keys: left padding to the full window, zeros there, causal attention.
+
+    `reset`: padded states are zeros again before every block; else before the first alone.
+    """
+    width = len(model.position_table)
+    real = (torch.arange(width) >= width - size)[:, None]
+    x = torch.cat([torch.zeros(width - size, DIM).double(), vectors[:size]])
+    x = (x + model.position_table.flip(0)) * real
+    allowed = torch.tril(torch.ones(width, width, dtype=torch.bool))
+    for block in model.blocks:
+        x = naive_block(block, config, x * real if reset else x, allowed)
+    return model.final_norm(x)[width - size :]
+
+
+@pytest.mark.parametrize("norm", ["post", "query"])
+@pytest.mark.parametrize(("layers", "reset"), [(1, False), (1, True), (3, True)])
+def test_null_key_equals_left_padding_with_zeros_and_no_mask_of_keys(norm, layers, reset):
+    torch.manual_seed(0)
+    config = SASRecConfig(norm=norm, num_layers=layers, null_key=True)
+    model = randomised(SASRec(config, DIM, MAX_LENGTH)).double().eval()
+    sizes = (7, 3, 1)  # the first row is full: it has no null key
+    vectors, mask = batch(*sizes)
+    vectors.requires_grad_()
+    states = model(vectors, mask)
+    for row, size in enumerate(sizes):
+        naive = unmasked_sasrec(model, config, vectors[row], size, reset=reset)
+        torch.testing.assert_close(states[row, :size], naive, atol=1e-10, rtol=0)
+        inputs = [vectors, *model.parameters()]
+        ours = torch.autograd.grad(states[row, :size].pow(2).sum(), inputs, retain_graph=True)
+        theirs = torch.autograd.grad(naive.pow(2).sum(), inputs)
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+
+
+def test_null_key_of_stacked_layers_differs_from_padded_states_that_are_never_reset():
+    torch.manual_seed(0)
+    config = SASRecConfig(norm="query", num_layers=2, null_key=True)
+    model = randomised(SASRec(config, DIM, MAX_LENGTH)).double().eval()
+    vectors, mask = batch(7, 3)
+    states = model(vectors, mask)
+    torch.testing.assert_close(states[0], unmasked_sasrec(model, config, vectors[0], 7, reset=False))
+    assert not torch.allclose(states[1, :3], unmasked_sasrec(model, config, vectors[1], 3, reset=False), atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post", "query"])
+@pytest.mark.parametrize("sizes", [(7, 3, 0), (7, 7), (7,), (0, 1)])
+def test_null_key_keeps_values_and_gradients_finite_for_full_and_empty_histories(norm, sizes):
+    torch.manual_seed(0)
+    model = randomised(SASRec(SASRecConfig(norm=norm, null_key=True), DIM, MAX_LENGTH)).train()
+    vectors, mask = batch(*sizes)
+    vectors = vectors.float().requires_grad_()
+    states = model(vectors, mask)
+    states.pow(2).sum().backward()
+    assert states.isfinite().all()
+    assert vectors.grad.isfinite().all()
+    assert [name for name, parameter in model.named_parameters() if not parameter.grad.isfinite().all()] == []
+
+
+SETTINGS = [
+    SASRecConfig(),
+    SASRecConfig(activation="gelu", norm="post"),
+    SASRecConfig(norm="query", ffn_multiplier=1),
+    SASRecConfig(norm="query", num_heads=1, final_norm=False),
+    pad_sasrec(),
+]
+
+
+@pytest.mark.parametrize("config", SETTINGS)
 def test_right_padded_sasrec_equals_the_usual_left_padded_one(config):
     torch.manual_seed(0)
-    model = SASRec(config, DIM, MAX_LENGTH).double().eval()
+    model = randomised(SASRec(config, DIM, MAX_LENGTH)).double().eval()
     sizes = (7, 3, 1)
     vectors, mask = batch(*sizes)
     vectors.requires_grad_()
@@ -89,12 +171,27 @@ def test_sasrec_refuses_a_history_longer_than_its_positions():
 def test_pad_setting_is_the_released_encoder():
     model = SASRec(pad_sasrec(), 128, 20)
     assert len(model.blocks) == 5
-    assert all(not block.pre and block.num_heads == 2 for block in model.blocks)
+    assert all(block.norm == "post" and block.num_heads == 2 for block in model.blocks)
     assert model.blocks[0].ffn[0].out_features == 512
     assert isinstance(model.blocks[0].ffn[1], torch.nn.ReLU)
     assert model.dropout.p == 0.1
     assert isinstance(model.embedding_norm, torch.nn.LayerNorm)
     assert isinstance(model.final_norm, torch.nn.Identity)
+
+
+def test_released_setting_is_the_block_with_unmasked_padding():
+    config = released_sasrec(num_layers=2, dropout=0.5)
+    assert (config.norm, config.null_key, config.num_heads, config.ffn_multiplier) == ("query", True, 1, 1)
+    assert (config.num_layers, config.dropout) == (2, 0.5)
+
+
+def test_null_key_mask_counts_the_paddings_of_the_window():
+    mask = torch.tensor([[True, True], [True, False]])
+    bias = null_key_mask(mask, 2, torch.float64)
+    inf = torch.inf
+    assert bias[0, 0].tolist() == [[-inf, 0, -inf], [-inf, 0, 0]]
+    assert bias[1, 0].tolist() == [[0, 0, -inf], [0, 0, 0]]
+    assert torch.allclose(null_key_mask(mask, 5, torch.float64)[:, 0, 0, 0].exp(), torch.tensor([3.0, 4.0]).double())
 
 
 def test_caser_equals_its_convolutions_unfolded_window_by_window():

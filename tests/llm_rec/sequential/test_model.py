@@ -25,6 +25,7 @@ CONFIGS = {
     "mixed_cosine": SequentialConfig(
         items=MixedItemsConfig(mask_unseen_ids=True, combine="gate"), dim=8, max_length=6, score="cosine"
     ),
+    "item_dropout": SequentialConfig(dim=8, max_length=6, item_dropout=0.5),
     "text_gru": SequentialConfig(items=TextItemsConfig(), backbone=GRU4RecConfig(), dim=8, max_length=6),
 }
 
@@ -105,6 +106,39 @@ def test_sizes_out_of_range_are_named():
         SequentialConfig(dim=0)
     with pytest.raises(ValueError, match="max_length must be at least 1, got 0"):
         SequentialConfig(max_length=0)
+    with pytest.raises(ValueError, match=r"item_dropout must lie in 0..1 \(1 excluded\), got 1.0"):
+        SequentialConfig(item_dropout=1.0)
+    with pytest.raises(ValueError, match="item_dropout must lie in 0..1 .*, got -0.1"):
+        SequentialConfig(item_dropout=-0.1)
+
+
+def test_item_dropout_draws_one_mask_for_all_occurrences_of_an_item(sources):
+    torch.manual_seed(0)
+    model = SequentialModel(SequentialConfig(dim=64, max_length=6, item_dropout=0.25), sources).train()
+    rows = torch.tensor([3, 5, 3, 7, 0, 5, 3, 24])
+    masks = model.step_vectors(rows) / model.items(rows)
+    masks[rows == 0] = 0
+    kept = masks != 0
+    assert torch.allclose(masks[kept], torch.tensor(1 / 0.75))
+    assert torch.equal(kept[0], kept[2])
+    assert torch.equal(kept[0], kept[6])
+    assert torch.equal(kept[1], kept[5])
+    distinct = kept[[0, 1, 3, 7]]
+    assert len(distinct.unique(dim=0)) == 4
+    assert 0.6 < distinct.float().mean() < 0.9
+    assert not torch.equal(model.step_vectors(rows), model.step_vectors(rows))  # another step, another mask
+
+
+def test_item_dropout_acts_in_training_only_and_draws_nothing_when_off(sources):
+    torch.manual_seed(0)
+    rows = torch.tensor([3, 5, 3])
+    model = SequentialModel(SequentialConfig(dim=8, max_length=6, item_dropout=0.5), sources).eval()
+    assert torch.equal(model.step_vectors(rows), model.items(rows))
+    assert torch.equal(model.item_vectors(), model.train().item_vectors())
+    off = SequentialModel(SequentialConfig(dim=8, max_length=6), sources).train()
+    state = torch.get_rng_state()
+    assert torch.equal(off.step_vectors(rows), off.items(rows))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_weights_of_another_model_are_refused(model, tmp_path):

@@ -26,6 +26,7 @@ from llm_rec.sequential.task import (
     SampledSoftmaxConfig,
     usual_negatives,
 )
+from llm_rec.training.trainer import Trainer, TrainerConfig
 
 LOSSES = {
     "bce": BCEConfig(),
@@ -52,7 +53,7 @@ def fixture_split(world):
     return leave_one_out(world.log)
 
 
-def model_for(split, world, items=None, backbone=None, score="dot"):
+def model_for(split, world, items=None, backbone=None, score="dot", item_dropout=0.0):
     torch.manual_seed(0)
     config = SequentialConfig(
         items=items or IdItemsConfig(),
@@ -60,6 +61,7 @@ def model_for(split, world, items=None, backbone=None, score="dot"):
         dim=32,
         max_length=15,
         score=score,
+        item_dropout=item_dropout,
     )
     return SequentialModel(config, ItemSources.from_split(split, embeddings=world.embeddings))
 
@@ -145,6 +147,78 @@ def test_every_loss_equals_a_loop_over_targets(loss, items, split, world):
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_item_dropout_is_dropout_on_the_table_that_histories_and_candidates_share(loss, split, world):
+    """A step equals one without dropout on a table whose rows were dropped beforehand."""
+    backbone = SASRecConfig(num_layers=1, dropout=0.0)
+    model = model_for(split, world, backbone=backbone, score="cosine", item_dropout=0.5).double().train()
+    negatives = usual_negatives(loss)
+    if isinstance(loss, GBCEConfig):
+        negatives = PositionNegativesConfig(number=20, exclude_seen=False)
+    batch = next(SequenceBatches(split, BatchConfig(max_length=15, tokens=64), negatives, seed=0).epoch(0))
+    named = [part.flatten() for part in (batch.history, batch.targets, batch.negatives) if part is not None]
+    rows = torch.arange(split.num_items + 1) if batch.negatives is None else torch.cat(named).unique()
+    torch.manual_seed(7)
+    ours = NextItemTask(model, loss).loss(batch).total
+    torch.manual_seed(7)
+    dropped = model.step_vectors(rows).detach()
+    assert (dropped == 0).double().mean() == pytest.approx(0.5, abs=0.05)
+    plain = model_for(split, world, backbone=backbone, score="cosine").double().train()
+    with torch.no_grad():
+        plain.items.table.weight[rows] = dropped
+    assert ours.item() == pytest.approx(naive_loss(plain, loss, batch).item(), rel=1e-6)
+
+
+class Batches:
+    """Given batches, the same in every epoch."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def epoch(self, epoch, first_step=0):
+        yield from self.batches[first_step:]
+
+
+def joined(one, other):
+    """Both batches as one."""
+    length = max(one.history.shape[1], other.history.shape[1])
+    histories = [F.pad(batch.history, (0, length - batch.history.shape[1])) for batch in (one, other)]
+    places = [
+        batch.positions // batch.history.shape[1] * length + batch.positions % batch.history.shape[1]
+        for batch in (one, other)
+    ]
+    places[1] = places[1] + histories[0].numel()
+    negatives = None if one.negatives is None else torch.cat([one.negatives, other.negatives])
+    return SequenceBatch(torch.cat(histories), torch.cat(places), torch.cat([one.targets, other.targets]), negatives)
+
+
+@pytest.mark.parametrize("loss", [BCEConfig(), GBCEConfig(), CrossEntropyConfig()], ids=lambda c: type(c).__name__)
+def test_accumulating_two_unequal_batches_equals_one_larger_batch(loss, split, world):
+    negatives = PositionNegativesConfig(number=4) if isinstance(loss, GBCEConfig) else usual_negatives(loss)
+    one, other = (
+        next(SequenceBatches(split, BatchConfig(max_length=15, tokens=None, users=users), negatives, seed=0).epoch(1))
+        for users in (3, 11)
+    )
+    trained = []
+    for batches, accumulation in ((Batches(one, other), 2), (Batches(joined(one, other)), 1)):
+        model = model_for(split, world, backbone=SASRecConfig(num_layers=1, dropout=0.0)).double()
+        task = NextItemTask(model, loss)
+        assert task.loss(one).weight == len(one.targets)
+        config = TrainerConfig(
+            epochs=3, learning_rate=0.01, eps=1e-4, accumulation=accumulation, clip_norm=None, device="cpu"
+        )
+        Trainer(config).fit(task, batches)
+        trained.append(model)
+    assert len(one.targets) != len(other.targets)
+    for (name, left), right in zip(trained[0].named_parameters(), trained[1].parameters(), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-12, rtol=1e-9, msg=name)
+    fresh = model_for(split, world, backbone=SASRecConfig(num_layers=1, dropout=0.0)).double()
+    assert not torch.allclose(trained[0].items.table.weight, fresh.items.table.weight)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_config_of_the_loss_survives_json(loss):
     assert from_plain(Holder, to_plain(Holder(loss))) == Holder(loss)
 
@@ -206,7 +280,7 @@ def test_a_step_never_reads_a_value_on_the_host(loss, split, world):
     source = SequenceBatches(split, BatchConfig(max_length=15, tokens=64), usual_negatives(loss), seed=0)
     batch = next(source.epoch(0)).to("meta")
     for backbone in (SASRecConfig(), SASRecConfig(positions="from_start"), GRU4RecConfig(), CaserConfig()):
-        model = model_for(split, world, items, backbone, score="cosine").to("meta")
+        model = model_for(split, world, items, backbone, score="cosine", item_dropout=0.3).to("meta")
         step = NextItemTask(model, loss).loss(batch)
         step.total.backward()
         assert step.total.is_meta
