@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
@@ -53,6 +55,10 @@ class IndexJob:
     seed: int = 0
     overwrite: bool = False
     """Replace the codes of that name."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.quantizer, RandomConfig) and "sinkhorn" in self.collisions:
+            raise ConfigError("random codes have no distances for sinkhorn to choose by; set collisions share or digit")
 
 
 def run(job: IndexJob) -> tuple[CodeTable, CodeHealth]:
@@ -126,7 +132,11 @@ def resolve(table: CodeTable, quantizer: Quantizer, vectors: np.ndarray, how: Co
             return table.with_digit()
         case "sinkhorn" | "sinkhorn+digit":
             codes = table.items.astype(np.int64)
-            spread = resolve_by_sinkhorn(table, lambda rows: quantizer.last_costs(vectors[rows], codes[rows])).table
+
+            def costs(rows: Int64[np.ndarray, "colliding"]) -> Float[Tensor, "colliding last_codes"]:
+                return quantizer.last_costs(vectors[rows - 1], codes[rows - 1])  # item row r is the r-1-th vector
+
+            spread = resolve_by_sinkhorn(table, costs).table
             return spread.with_digit() if how == "sinkhorn+digit" else spread
         case _:
             assert_never(how)

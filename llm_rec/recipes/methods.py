@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import assert_never
 
 from llm_rec.codec import Plain, to_plain
-from llm_rec.errors import ConfigError
+from llm_rec.errors import ConfigError, LlmRecError
 from llm_rec.metrics.ranking import Retriever, per_target, rank_split
 from llm_rec.pad.model import PADConfig, PADModel, pad_negatives
 from llm_rec.pad.phases import PADTraining, pad_phases
@@ -76,11 +76,25 @@ def train_method(method: MethodConfig, material: Material, *, seed: int, folder:
             phases = _pad_phases(method, material, seed)
         case _:
             assert_never(method)
-    finished = run_phases(phases, folder)
+    finished = run_phases([_readable(phase) for phase in phases], folder)
     module = finished[-1].task.module
     if not isinstance(module, SequentialModel | PADModel):
         raise TypeError(f"the last phase trained a {type(module).__name__}, not a recommender")
     return Trained(module.eval(), {phase.name: phase.result for phase in finished})
+
+
+def _readable(phase: Phase[SequenceBatch]) -> Phase[SequenceBatch]:
+    """The phase; what its settings make impossible to build is a `ConfigError`, as every wrong setting is."""
+
+    def build(previous: Task[SequenceBatch] | None) -> Task[SequenceBatch]:
+        try:
+            return phase.build(previous)
+        except LlmRecError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"method.model: {error}") from error
+
+    return replace(phase, build=build)
 
 
 def validation_metrics(retriever: Retriever, material: Material) -> Mapping[str, float]:

@@ -24,6 +24,7 @@ from llm_rec.recipes.presets import METHODS, NEEDS_CODES, NEEDS_TEXT, pad_faithf
 from llm_rec.sequential.batches import BatchConfig
 from llm_rec.sequential.items import TextItemsConfig
 from llm_rec.sequential.model import SequentialConfig, SequentialModel
+from llm_rec.sequential.sasrec import SASRecConfig
 from llm_rec.training.trainer import TrainerConfig
 from semantic_ids.code_table import CodeTable
 
@@ -104,6 +105,12 @@ def test_text_reaches_unseen_items_better_than_chance(material: Material) -> Non
     )
     model = train_method(method, material, seed=0).model
     assert validation_metrics(model, material)["ndcg@10"] > 0.35  # a random order has .20 over 24 items
+
+
+def test_a_model_that_cannot_be_built_is_a_setting_to_change(material: Material) -> None:
+    model = SequentialConfig(dim=9, backbone=SASRecConfig(num_heads=2))
+    with pytest.raises(ConfigError, match="^method.model: dim 9 is not divisible by num_heads 2"):
+        train_method(SequentialMethodConfig(model=model), material, seed=0)
 
 
 def test_lengths_must_agree() -> None:
