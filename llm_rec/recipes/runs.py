@@ -119,6 +119,8 @@ def _claim(folder: Path, settings: RunSettings, material: Material) -> None:
                 f"{folder} holds a run with other settings ({changed}); "
                 "choose another --name, or pass --overwrite to start again"
             )
+        if not (folder / INPUTS).is_file():
+            raise ArtifactError(f"{folder / INPUTS} is missing; train the run again with --overwrite")
         changed = _changes(read_json(folder / INPUTS), to_plain(material.inputs))
         if changed:
             raise ConfigError(

@@ -187,7 +187,9 @@ class TextItems(nn.Module):
     def __init__(self, config: TextItemsConfig, sources: ItemSources, dim: int) -> None:
         super().__init__()
         if sources.embeddings is None:
-            raise ConfigError("text items need embeddings; encode the catalog, or use id items")
+            raise ConfigError(
+                "text items need embeddings; encode the catalog and name them (--material.embeddings), or use id items"
+            )
         self.dim = dim
         self.register_buffer("embeddings", sources.embeddings.clone())
         width = sources.embeddings.shape[1]
@@ -219,7 +221,9 @@ class CodeItems(nn.Module):
     def __init__(self, config: CodeItemsConfig, sources: ItemSources, dim: int) -> None:
         super().__init__()
         if sources.codes is None or sources.codebook_sizes is None:
-            raise ConfigError("code items need codes; index the catalog, or use id items")
+            raise ConfigError(
+                "code items need codes; index the catalog and name them (--material.codes), or use id items"
+            )
         self.dim = dim
         books = len(sources.codebook_sizes)
         real = torch.arange(sources.num_items + 1) > 0

@@ -310,6 +310,7 @@ def test_in_an_empty_workspace_each_verb_names_the_one_to_run_first(tmp_path: Pa
         ("catalog/manifest.json", '{"kind": "catalog"}', "encode", "catalog/manifest.json: fingerprint: missing"),
         ("catalog/items.parquet", "no parquet", "encode", "catalog/items.parquet: not readable as parquet"),
         ("interactions/manifest.json", None, "train", "interactions: no interactions here (it has no manifest.json)"),
+        ("runs/sasrec/inputs.json", None, "train", "inputs.json is missing; train the run again with --overwrite"),
         ("runs/sasrec/run.json", "[]", "evaluate", "run.json: RunSettings: expected settings"),
         ("runs/sasrec/report.json", '{"kind": "page"}', "report", "report.json holds a page, not a report"),
         ("runs/sasrec/targets.npz", None, "report", "run `llm-rec train --name sasrec` again"),
