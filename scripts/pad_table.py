@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 from llm_rec.frequency_gate import BucketGateConfig
 from llm_rec.pad.alignment import InfoNCEConfig, LinearMMDConfig, NoAlignmentConfig
-from llm_rec.pad.model import PADConfig, faithful_pad, pad
 from llm_rec.pad.mmd import MultiKernelMMDConfig
+from llm_rec.pad.model import PADConfig, faithful_pad, pad
 from llm_rec.pad.phases import PADTraining, faithful_training
 from llm_rec.recipes.methods import PADMethodConfig, SequentialMethodConfig
 from llm_rec.recipes.tables import (

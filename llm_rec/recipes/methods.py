@@ -116,7 +116,11 @@ def _sequential_phase(method: SequentialMethodConfig, material: Material, seed: 
         source=lambda task: batches,
         trainer=replace(method.trainer, seed=seed),
         validate=validate if len(material.split.validation) else None,
-        config={"model": to_plain(method.model), "loss": to_plain(method.loss, tagged=True), **_data(method.batches, negatives)},
+        config={
+            "model": to_plain(method.model),
+            "loss": to_plain(method.loss, tagged=True),
+            **_data(method.batches, negatives),
+        },
         inputs=material.inputs,
     )
 

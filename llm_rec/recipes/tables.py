@@ -34,6 +34,7 @@ from llm_rec.experiment import (
     CellResult,
     Comparison,
     Record,
+    Row,
     cell_name,
     compare,
     markdown,
@@ -204,13 +205,27 @@ def write_results(out: Path, results: Sequence[CellResult], pairs: Pairs, *, tit
     known = {result.cell.model for result in results}
     tests = compare(_tested(results), [pair for pair in pairs if known.issuperset(pair)], PAIRED)
     write_table(out / "table.json", rows, tests)
-    shown = [row for row in rows if row.columns.get("slice") in TESTED_SLICES]
-    shown = [replace(row, columns={"slice": row.columns["slice"]}) for row in shown]
-    metrics = ["targets", *PAIRED]
-    parts = [f"# {title}", markdown(shown, metrics, ["slice"]), _tests_markdown(tests)]
+    metrics, columns = list(PAIRED), ["slice", "targets", *(f"{metric}, 95 %" for metric in PAIRED)]
+    parts = [f"# {title}", markdown(_shown(rows), metrics, columns), _tests_markdown(tests)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_bytes(out / "table.md", text.encode())
     return text
+
+
+def _shown(rows: Sequence[Row]) -> list[Row]:
+    """The tested slices with targets and intervals (mean ends over seeds) as columns, for people to read."""
+    means = {(row.model, row.columns["slice"], row.metric): row.mean for row in rows}
+    shown = []
+    for row in rows:
+        name = row.columns["slice"]
+        if row.metric not in PAIRED or name not in TESTED_SLICES:
+            continue
+        columns: dict[str, Plain] = {"slice": name, "targets": f"{means[row.model, name, 'targets']:,.0f}"}
+        for metric in PAIRED:
+            low, high = (means[row.model, name, f"{metric} {end}"] for end in ("low", "high"))
+            columns[f"{metric}, 95 %"] = f"{low:.4f} to {high:.4f}"
+        shown.append(replace(row, columns=columns))
+    return shown
 
 
 def _tested(results: Sequence[CellResult]) -> list[CellResult]:
