@@ -8,16 +8,21 @@ sets one of our figures beside a peer's: `run_peer` builds the peer's environmen
 
 import argparse
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -108,13 +113,18 @@ def run_grid(
     *,
     context: Mapping[str, Plain] | None = None,
     report: Callable[[CellResult], None] | None = None,
+    jobs: int = 1,
 ) -> list[CellResult]:
     """Run every cell that has no result under `out/cells` yet, in order, and return the results of all cells.
 
     `context` holds what all cells share and the results depend on (fingerprint of the data, ``quick``): other contexts
-    in the same folder never mix. `report` is called after every cell that ran. Failed cells are recorded with their
-    error and run again next time. Raises `ConfigError` when two cells are equal.
+    in the same folder never mix. `report` is called after every cell that ran, in this process. Failed cells are
+    recorded with their error and run again next time. With `jobs` above 1 that many worker processes take the cells in
+    order; `run` must then be picklable. They end with this process, however it ends. Raises `ConfigError` when two
+    cells are equal, and `ArtifactError` when a worker is killed.
     """
+    if jobs < 1:
+        raise ConfigError(f"jobs must be at least 1, got {jobs}")
     context = dict(context or {})
     paths = [Path(out) / "cells" / f"{cell_name(cell, context)}.json" for cell in cells]
     repeated = [cell for cell, path in zip(cells, paths, strict=True) if paths.count(path) > 1]
@@ -124,13 +134,47 @@ def run_grid(
         )
     results = [read_cell(path) if path.exists() else None for path in paths]
     todo = [i for i, result in enumerate(results) if result is None or result.status == "failed"]
-    for i in track(todo, "cells", total=len(todo)):
-        result = _run_cell(cells[i], run)
+    for i, result in track(_outcomes(cells, todo, run, min(jobs, len(todo))), "cells", total=len(todo)):
         write_cell(paths[i], result)
         results[i] = result
         if report is not None:
             report(result)
     return [result for result in results if result is not None]
+
+
+def _outcomes(
+    cells: Sequence[Cell], todo: Sequence[int], run: Callable[[Cell], list[Record]], jobs: int
+) -> Iterator[tuple[int, CellResult]]:
+    """Index and result of every cell of `todo`, as they end."""
+    if jobs <= 1:
+        for i in todo:
+            yield i, _run_cell(cells[i], run)
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        futures = {pool.submit(_run_cell, cells[i], run): i for i in todo}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise ArtifactError(
+            "a worker process was killed (out of memory?); finished cells are kept: run the same command again, "
+            "with fewer --jobs if memory is short"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Draw no progress bars over one another, and end when the parent does, though it be killed."""
+    os.environ["TTY_COMPATIBLE"] = "0"
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 def _run_cell(cell: Cell, run: Callable[[Cell], list[Record]]) -> CellResult:

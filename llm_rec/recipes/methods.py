@@ -44,7 +44,7 @@ class SequentialMethodConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PADMethodConfig:
-    """PAD in its three phases. `negatives` None takes those of `pad_negatives`."""
+    """PAD in its three phases. `negatives` None takes `pad_negatives` of the model."""
 
     model: PADConfig = field(default_factory=PADConfig)
     negatives: NegativesConfig | None = None
@@ -67,8 +67,20 @@ class Trained:
     results: dict[str, TrainResult]
 
 
-def train_method(method: MethodConfig, material: Material, *, seed: int, folder: Path | None = None) -> Trained:
-    """Train `method` with every random choice taken from `seed`; with a folder it resumes what was stopped there."""
+def train_method(
+    method: MethodConfig,
+    material: Material,
+    *,
+    seed: int,
+    folder: Path | None = None,
+    until: str | None = None,
+    shared: Path | None = None,
+) -> Trained:
+    """Train `method` with every random choice taken from `seed`; with a folder it resumes what was stopped there.
+
+    `until` stops after the phase of that name: PAD until "pretrain" is the SASRec it starts from. `shared` keeps
+    phases for other runs, so that methods which begin alike train their first phases once.
+    """
     match method:
         case SequentialMethodConfig():
             phases = [_sequential_phase(method, material, seed)]
@@ -76,7 +88,7 @@ def train_method(method: MethodConfig, material: Material, *, seed: int, folder:
             phases = _pad_phases(method, material, seed)
         case _:
             assert_never(method)
-    finished = run_phases([_readable(phase) for phase in phases], folder)
+    finished = run_phases([_readable(phase) for phase in phases], folder, until=until, shared=shared)
     module = finished[-1].task.module
     if not isinstance(module, SequentialModel | PADModel):
         raise TypeError(f"the last phase trained a {type(module).__name__}, not a recommender")
@@ -118,7 +130,11 @@ def _sequential_phase(method: SequentialMethodConfig, material: Material, seed: 
         source=lambda task: batches,
         trainer=replace(method.trainer, seed=seed),
         validate=validate if len(material.split.validation) else None,
-        config={"model": to_plain(method.model), "loss": to_plain(method.loss, tagged=True), **_data(method)},
+        config={
+            "model": to_plain(method.model),
+            "loss": to_plain(method.loss, tagged=True),
+            **_data(method.batches, negatives),
+        },
         inputs=material.inputs,
     )
 
@@ -129,19 +145,20 @@ def _pad_phases(method: PADMethodConfig, material: Material, seed: int) -> list[
         align=replace(method.training.align, seed=seed),
         disentangle=replace(method.training.disentangle, seed=seed),
     )
+    negatives = method.negatives or pad_negatives(method.model)
     phases = pad_phases(
         method.model,
         material.sources(),
-        SequenceBatches(material.split, method.batches, method.negatives or pad_negatives(method.model), seed),
+        SequenceBatches(material.split, method.batches, negatives, seed),
         training,
         validate=(lambda model: validation_metrics(model, material)) if len(material.split.validation) else None,
         inputs=material.inputs,
     )
-    return [replace(phase, config={**phase.config, **_data(method)}) for phase in phases]
+    return [replace(phase, config={**phase.config, **_data(method.batches, negatives)}) for phase in phases]
 
 
-def _data(method: MethodConfig) -> dict[str, Plain]:
-    return {"batches": to_plain(method.batches), "negatives": to_plain(method.negatives, tagged=True)}
+def _data(batches: BatchConfig, negatives: NegativesConfig | None) -> dict[str, Plain]:
+    return {"batches": to_plain(batches), "negatives": to_plain(negatives, tagged=True)}
 
 
 def _retriever(task: Task[SequenceBatch]) -> SequentialModel:

@@ -1,7 +1,7 @@
 """``llm-rec report``: several runs in one table and one self-contained page, with paired tests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_rec.errors import ConfigError
@@ -26,7 +26,7 @@ class ReportJob:
     names: tuple[str, ...] = ()
     """Which runs, in the order of the table; all by default."""
     baseline: str | None = None
-    """The run that the others are tested against; the first by default."""
+    """The run that the others are tested against; by default sasrec where it is there, else the first."""
     out: Path | None = None
     """Folder for report.json and report.html; workspace/report by default."""
 
@@ -37,7 +37,8 @@ def run(job: ReportJob) -> Comparison:
     names = job.names or tuple(sorted(path.parent.name for path in (place.root / "runs").glob("*/report.json")))
     if not names:
         raise ConfigError(f"{place.root / 'runs'} holds no evaluated run; train one with `llm-rec train`")
-    return compare_runs(place, names, job.baseline or names[0], job.out or place.root / "report")
+    baseline = job.baseline or ("sasrec" if "sasrec" in names else names[0])
+    return compare_runs(place, names, baseline, job.out or place.root / "report")
 
 
 def compare_runs(place: Workspace, names: Sequence[str], baseline: str, out: Path) -> Comparison:
@@ -45,7 +46,7 @@ def compare_runs(place: Workspace, names: Sequence[str], baseline: str, out: Pat
     if baseline not in names:
         raise ConfigError(f"the baseline {baseline!r} is not among the runs {', '.join(names)}")
     reports = tuple(Report.load(place.run(name)) for name in names)
-    comparison = Comparison(reports=reports, differences=_differences(place, names, baseline))
+    comparison = replace(Comparison(reports=reports), differences=_differences(place, names, baseline))
     comparison.save(out)
     page = write_page(out / "report.html", page_of(place, names, comparison))
     say(comparison.table(intervals=False))

@@ -8,6 +8,7 @@ names the fingerprint of the phase before. A finished phase is loaded, never tra
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,12 +67,19 @@ class FinishedPhase(Generic[BatchT]):
 
 
 def run_phases(
-    phases: Sequence[Phase[BatchT]], folder: Path | None = None, *, only: str | None = None, until: str | None = None
+    phases: Sequence[Phase[BatchT]],
+    folder: Path | None = None,
+    *,
+    only: str | None = None,
+    until: str | None = None,
+    shared: Path | None = None,
 ) -> list[FinishedPhase[BatchT]]:
     """Run `phases` in order, up to `until` (all by default), and return those that were run or loaded.
 
     With `only`, every phase before that one must be finished in `folder`, and that one alone is trained. Without a
-    folder everything happens in memory and nothing can be resumed.
+    folder everything happens in memory and nothing can be resumed. `shared` is a folder where all phases but the last
+    are kept for other runs: one with the same settings, inputs and phases before it is copied from there into
+    `folder`, not trained again. Runs at the same time may share it.
 
     Raises `TrainingError` for an unknown or repeated name, and when a folder holds a phase made from other settings,
     inputs, or another phase before it.
@@ -83,15 +91,43 @@ def run_phases(
         finished = place is not None and (place / MANIFEST).is_file()
         if only is not None and phase.name != only and not finished:
             raise TrainingError(f"phase {only!r} needs phase {phase.name!r} finished first; run until={phase.name!r}")
-        done.append(_run_phase(phase, place, done[-1] if done else None, finished=finished))
+        before = done[-1] if done else None
+        kept = None
+        if place is not None and shared is not None and number < len(phases):
+            kept = Path(shared) / f"{phase.name}-{fingerprint(_recipe(phase), _inputs(phase, before))}"
+            if not finished and (kept / MANIFEST).is_file():
+                shutil.rmtree(place, ignore_errors=True)
+                _copy(kept, place)
+                finished = True
+        done.append(_run_phase(phase, place, before, finished=finished))
+        if place is not None and kept is not None and not kept.exists() and os.environ.get("RANK", "0") == "0":
+            _copy(place, kept)
     return done
+
+
+def _inputs(phase: Phase[BatchT], before: FinishedPhase[BatchT] | None) -> dict[str, str]:
+    return {**phase.inputs, **({"previous": before.fingerprint} if before else {})}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy that is whole or absent. Whoever comes second leaves what is there: equal keys name equal phases."""
+    partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        shutil.copytree(source, partial)
+        if not target.exists():
+            partial.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _run_phase(
     phase: Phase[BatchT], place: Path | None, before: FinishedPhase[BatchT] | None, *, finished: bool
 ) -> FinishedPhase[BatchT]:
     recipe = _recipe(phase)
-    inputs = {**phase.inputs, **({"previous": before.fingerprint} if before else {})}
+    inputs = _inputs(phase, before)
     if place is not None and finished:
         _check_same(place, recipe, inputs)
     with generators_untouched():

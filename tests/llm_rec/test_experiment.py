@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -395,3 +398,50 @@ class TestScriptOptions:
 
     def test_a_benchmark_needs_no_seeds(self) -> None:
         assert set(vars(script_options("x", out="o", data=False).parse_args([]))) == {"out", "quick"}
+
+
+WORKERS = """
+import os, signal, sys
+from pathlib import Path
+from llm_rec.experiment import Cell, Record, run_grid
+
+def run(cell):
+    if cell.model == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if cell.model == "wrong":
+        raise ValueError("no such thing")
+    return [Record("auc", cell.seed / 10), Record("pid", float(os.getpid()))]
+
+if __name__ == "__main__":
+    cells = [Cell(model, {}, seed) for model in sys.argv[2:] for seed in range(2)]
+    results = run_grid(cells, run, Path(sys.argv[1]), jobs=2)
+    assert [r.cell for r in results] == cells
+    assert all(r.records[1].value != os.getpid() for r in results if r.records)
+    print([r.status for r in results])
+"""
+
+
+def run_workers(tmp_path: Path, *models: str) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    command = [sys.executable, str(script), str(tmp_path / "out"), *models]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+def test_cells_run_in_worker_processes(tmp_path: Path) -> None:
+    done = run_workers(tmp_path, "good", "wrong")
+    assert done.stdout == "['done', 'done', 'failed', 'failed']\n", done.stderr
+
+
+def test_a_killed_worker_ends_the_grid_and_finished_cells_stay(tmp_path: Path) -> None:
+    run_workers(tmp_path, "good")
+    done = run_workers(tmp_path, "good", "killed")
+    assert "a worker process was killed (out of memory?); finished cells are kept" in done.stderr
+    assert run_workers(tmp_path, "good").stdout == "['done', 'done']\n"
+    assert len(list((tmp_path / "out" / "cells").glob("good-*.json"))) == 2
+
+
+def test_less_than_one_job_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="jobs must be at least 1, got 0"):
+        run_grid([], lambda cell: [], tmp_path, jobs=0)
