@@ -37,7 +37,7 @@ from llm_rec.sequential.batches import BatchConfig
 from llm_rec.sequential.items import IdItemsConfig, ItemsConfig, MixedItemsConfig, TextItemsConfig
 from llm_rec.sequential.model import SequentialConfig
 from llm_rec.sequential.negatives import SharedNegativesConfig
-from llm_rec.sequential.sasrec import SASRecConfig
+from llm_rec.sequential.sasrec import released_sasrec
 from llm_rec.sequential.task import SampledSoftmaxConfig
 from llm_rec.training.trainer import TrainerConfig
 
@@ -47,6 +47,7 @@ MAIN = (BCE, SOFTMAX, TEXT, PAD_BCE, PAD_SOFTMAX)
 SUM, SUM_SEEN = "id + text (catalog negatives)", "id + text (seen negatives)"
 SUM_MASKED = "id + text (seen negatives, ids masked)"
 PAD_MASKED = "PAD (BCE), ids masked"
+NEGATIVES = SharedNegativesConfig(number=1024)
 PAIRS = [
     (PAD_BCE, BCE),
     (PAD_SOFTMAX, SOFTMAX),
@@ -66,7 +67,9 @@ class Setup:
     training: PADTraining
 
     def with_pad(self, model: PADConfig) -> PADMethodConfig:
-        return PADMethodConfig(model=model, batches=self.batches, training=self.training)
+        softmax = isinstance(model.loss, SampledSoftmaxConfig)
+        negatives = replace(NEGATIVES, seen_in_train_only=model.mask_unseen_ids) if softmax else None
+        return PADMethodConfig(model=model, negatives=negatives, batches=self.batches, training=self.training)
 
     def with_items(self, items: ItemsConfig, *, seen: bool) -> SequentialMethodConfig:
         """SASRec with sampled softmax over `items`; negatives among items with train events only when `seen`."""
@@ -76,7 +79,7 @@ class Setup:
         return SequentialMethodConfig(
             model=model,
             loss=SampledSoftmaxConfig(),
-            negatives=SharedNegativesConfig(number=256, seen_in_train_only=seen),
+            negatives=replace(NEGATIVES, seen_in_train_only=seen),
             batches=self.batches,
             trainer=self.training.pretrain,
         )
@@ -119,7 +122,7 @@ def setup(args: argparse.Namespace) -> Setup:
         training = faithful_training() if args.epochs is None else faithful_training(epochs=args.epochs)
         return Setup(faithful_pad(), BatchConfig(max_length=20, tokens=None, users=128), training)
     trainer = TrainerConfig(epochs=args.epochs or 60, learning_rate=1e-3, eval_every=2, patience=5)
-    model = PADConfig(dim=64, max_length=20, backbone=SASRecConfig(num_layers=2, num_heads=2))
+    model = PADConfig(dim=64, max_length=20, backbone=released_sasrec(num_layers=2))
     return Setup(model, BatchConfig(max_length=20, tokens=1024), PADTraining.same(trainer))
 
 
