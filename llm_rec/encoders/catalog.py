@@ -153,7 +153,7 @@ def _prepare_folder(folder: Path, plan: dict[str, Plain], *, overwrite: bool) ->
         if not overwrite:
             raise ArtifactError(
                 f"{folder} holds a finished store made otherwise ({'; '.join(differences)}); "
-                "choose another folder, or pass overwrite"
+                "choose another folder, or pass --overwrite"
             )
     ours = (folder / PLAN).is_file() or (folder / MANIFEST).is_file()
     if folder.exists() and not ours and any(folder.iterdir()):
@@ -176,7 +176,7 @@ def _require_plan(folder: Path, plan: dict[str, Plain]) -> None:
     if differences:
         raise ArtifactError(
             f"{folder} is half finished and was begun otherwise, so going on would mix vectors: "
-            f"{'; '.join(differences)}. Use the same settings, or pass overwrite to encode from the start"
+            f"{'; '.join(differences)}. Use the same settings, or pass --overwrite to encode from the start"
         )
 
 
