@@ -135,7 +135,7 @@ def _run_phase(
         task = phase.build(before.task if before else None)
     if place is not None and finished:
         return _load(phase.name, task, place)
-    _freeze(task.module, phase.trainable)
+    built = _freeze(task.module, phase.trainable)
     validate = phase.validate
     result = Trainer(phase.trainer, place).fit(
         task,
@@ -144,6 +144,8 @@ def _run_phase(
         groups=phase.groups,
         inputs={**inputs, "phase": fingerprint(recipe)},
     )
+    for parameter in task.module.parameters():
+        parameter.requires_grad_(built[id(parameter)])
     task.module.cpu()
     mark = _store(task.module, result, place, recipe, inputs) if place is not None else fingerprint(recipe, inputs)
     return FinishedPhase(name=phase.name, task=task, result=result, fingerprint=mark, trained=True)
@@ -198,11 +200,16 @@ def _recipe(phase: Phase[BatchT]) -> dict[str, Plain]:
     return {"name": phase.name, "trainer": settings, "config": to_plain(phase.config)}
 
 
-def _freeze(module: nn.Module, trainable: Callable[[str], bool] | None) -> None:
-    if trainable is None:
-        return
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(trainable(name))
+def _freeze(module: nn.Module, trainable: Callable[[str], bool] | None) -> dict[int, bool]:
+    """Freeze what is not trained; returns what required gradients before, by `id`.
+
+    It is put back after training, so that the next phase starts from the same module, trained here or loaded.
+    """
+    built = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
+    if trainable is not None:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(trainable(name))
+    return built
 
 
 def _last(phases: Sequence[Phase[BatchT]], only: str | None, until: str | None) -> int:

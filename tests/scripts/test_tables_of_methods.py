@@ -14,6 +14,7 @@ import pytest
 
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.tables import TableRow, select
+from semantic_ids.quantizers import RQKMeansConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,8 +129,8 @@ def test_other_data_in_the_same_folder_is_refused(pad_table: ModuleType, data: P
 
 def test_every_row_of_the_sequential_table_trains(sequential_table: ModuleType, data: Path, tmp_path: Path) -> None:
     tiny = {
-        "moc": sequential_table.MixtureOfCodesConfig(codebook_size=4),
-        "rqvae": sequential_table.RQVAEConfig(codebook_size=4),
+        "moc": RQKMeansConfig(num_codebooks=2, codebook_size=3),
+        "rqvae": RQKMeansConfig(num_codebooks=1, codebook_size=3),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequential_table, "QUANTIZERS", tiny)

@@ -104,6 +104,30 @@ def test_stopped_in_a_phase_and_rerun_equals_a_run_left_alone_in_a_folder_or_in_
     assert [phase.fingerprint for phase in stopped] == [phase.fingerprint for phase in alone]
 
 
+def test_shared_phases_are_trained_once_by_runs_that_begin_alike(tmp_path):
+    trained = []
+    shared = tmp_path / "shared"
+    once = run_phases(_phases(trained=trained), tmp_path / "a", shared=shared)
+    again = run_phases(_phases(trained=trained), tmp_path / "b", shared=shared)
+    assert trained == ["tower", "head", "all", "all"]
+    assert [phase.fingerprint for phase in again] == [phase.fingerprint for phase in once]
+    other = run_phases(_phases(trained=trained, epochs=3), tmp_path / "c", shared=shared)
+    assert trained[4:] == ["head", "all"]
+    assert other[0].fingerprint == once[0].fingerprint
+    assert sorted(path.name.split("-")[0] for path in shared.iterdir()) == ["head", "head", "tower"]
+
+
+def test_a_phase_stopped_half_way_gives_way_to_a_shared_one(tmp_path):
+    phases = _phases(stop_at=(1, 2), checkpoint_every=1)
+    with pytest.raises(Stopped):
+        run_phases(phases, tmp_path / "stopped", shared=tmp_path / "shared")
+    alone = run_phases(_phases(), tmp_path / "whole", shared=tmp_path / "shared")
+    trained = []
+    done = run_phases(_phases(trained=trained), tmp_path / "stopped", shared=tmp_path / "shared")
+    assert trained == ["all"]
+    assert done[-1].fingerprint == alone[-1].fingerprint
+
+
 def test_one_phase_alone_needs_those_before_it(tmp_path):
     with pytest.raises(TrainingError, match="phase 'head' needs phase 'tower' finished first; run until='tower'"):
         run_phases(_phases(), tmp_path, only="head")
