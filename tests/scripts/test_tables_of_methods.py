@@ -96,6 +96,14 @@ def test_pad_and_its_first_phase_share_one_training_and_are_compared(
     assert not (tmp_path / "phases").exists()
 
 
+def test_every_ablation_trains_and_is_tested_against_pad(pad_table: ModuleType, data: Path, tmp_path: Path) -> None:
+    assert run(pad_table, data, tmp_path, "--ablation-seeds", "1", "--epochs", "1") == 0
+    tests = pd.DataFrame(json.loads((tmp_path / "tests.json").read_text()))
+    ablated = {model for model in read_table(tmp_path).model if model.startswith("PAD (BCE): ")}
+    assert len(ablated) == 12
+    assert ablated < set(tests[tests.baseline == "PAD (BCE)"].model)
+
+
 def test_a_finished_cell_is_not_trained_again_and_a_failed_one_is(
     pad_table: ModuleType, data: Path, tmp_path: Path
 ) -> None:
