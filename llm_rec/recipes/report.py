@@ -12,7 +12,7 @@ from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.runs import load_targets
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.html import write_page
-from llm_rec.report.report import HEADLINE, Comparison, NamedDifference, Report
+from llm_rec.report.report import HEADLINE, Comparison, NamedDifference, Report, slice_title
 
 TESTED = ("recall@10", "ndcg@10")
 
@@ -54,7 +54,7 @@ def compare_runs(place: Workspace, names: Sequence[str], baseline: str, out: Pat
         found = named.difference
         if found.metric == TESTED[-1]:
             say(
-                f"{named.b} - {named.a}, {found.slice}, {found.metric}: {found.difference:+.4f} "
+                f"{named.b} - {named.a}, {slice_title(found.slice)}, {found.metric}: {found.difference:+.4f} "
                 f"[{found.low:+.4f}, {found.high:+.4f}], p = {found.p_value:.4f} (Holm {found.p_holm:.4f})"
             )
     say(f"page: {page}")
