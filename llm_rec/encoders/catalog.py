@@ -148,7 +148,7 @@ def _prepare_folder(folder: Path, plan: dict[str, Plain], *, overwrite: bool) ->
     if (folder / MANIFEST).is_file():
         differences = _differences(_plan_of(read_manifest(folder, KIND)), plan, skip="environment")
         if not differences and not overwrite:
-            _remove(folder.glob("draft-*"), folder / PLAN)
+            _remove([*folder.glob("draft-*"), *_strays(folder)], folder / PLAN)
             return
         if not overwrite:
             raise ArtifactError(
@@ -163,7 +163,7 @@ def _prepare_folder(folder: Path, plan: dict[str, Plain], *, overwrite: bool) ->
             read_manifest(folder, KIND)
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _remove(folder.glob(".*.partial-*"))
+    _remove(_strays(folder))
     if not (folder / PLAN).is_file():
         write_json(folder / PLAN, plan)
 
@@ -171,7 +171,7 @@ def _prepare_folder(folder: Path, plan: dict[str, Plain], *, overwrite: bool) ->
 def _require_plan(folder: Path, plan: dict[str, Plain]) -> None:
     begun = read_json(folder / PLAN)
     if not isinstance(begun, dict):
-        raise ArtifactError(f"{folder / PLAN} is damaged; encode again with overwrite")
+        raise ArtifactError(f"{folder / PLAN} is damaged; encode again with --overwrite")
     differences = _differences(begun, plan)
     if differences:
         raise ArtifactError(
@@ -299,6 +299,11 @@ def _seal(job: _Job) -> None:
     details: dict[str, Plain] = {"batches": plan["batches"], "environment": plan["environment"]}
     seal(job.folder, job.layout, job.encoder.dim, inputs=inputs, details=details)
     _remove(job.folder.glob("draft-*"), job.folder / PLAN)
+
+
+def _strays(folder: Path) -> list[Path]:
+    """Half-written files of a killed run: ours, and those that safetensors writes and renames itself."""
+    return [*folder.glob(".*.partial-*"), *folder.glob(".tmp*")]
 
 
 def _remove(files: Iterable[Path], *more: Path) -> None:

@@ -132,10 +132,12 @@ def test_a_kill_between_copying_and_sealing_loses_nothing(tmp_path: Path) -> Non
     with pytest.raises(Stopped):
         encode_catalog(catalog, Recorder(lives=3), tmp_path / "stopped", job.JOB_CONFIG)
     (tmp_path / "stopped" / ".shard-00004.safetensors.partial-dead").write_bytes(b"half")
+    (tmp_path / "stopped" / ".tmpDead").write_bytes(b"half")  # safetensors' own name for a file it has not renamed
     encode_catalog(catalog, HASHING, tmp_path / "stopped", job.JOB_CONFIG)
     plan = tmp_path / "stopped" / "plan.json"
     plan.write_text("{}")  # killed after the manifest was written, before the plan was removed
     (tmp_path / "stopped" / "draft-00001.safetensors").write_bytes(b"old")
+    (tmp_path / "stopped" / ".tmpDead").write_bytes(b"half")
     encode_catalog(catalog, HASHING, tmp_path / "stopped", job.JOB_CONFIG)
     assert bytes_of(tmp_path / "stopped") == bytes_of(tmp_path / "whole")
 
