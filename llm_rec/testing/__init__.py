@@ -1,1 +1,0 @@
-"""Conformance suites that run over every member of a union."""
