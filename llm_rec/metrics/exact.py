@@ -70,23 +70,24 @@ class Candidates:
         Raises `DataError` when a vector is not finite.
         """
         vectors = vectors.detach().float()
-        finite = torch.isfinite(vectors).all(dim=1)
-        if not bool(finite.all()):
-            broken = torch.nonzero(~finite).flatten()
+        norms = vectors.norm(dim=1)  # finite only where the vector is; a huge finite vector overflows it
+        suspects = torch.nonzero(~torch.isfinite(norms)).flatten()
+        broken = suspects[~torch.isfinite(vectors[suspects]).all(dim=1)]
+        if len(broken):
             raise DataError(
                 f"{len(broken)} item vectors are not finite (NaN or infinite), the first at item row {int(broken[0])}; "
                 "a ranking over them would be meaningless: check the embeddings and the training loss"
             )
         position = torch.arange(-1, len(vectors) - 1, device=vectors.device)
         if allowed is None:
-            rows, used = position[1:] + 1, vectors[1:]
+            rows, used, norms = position[1:] + 1, vectors[1:], norms[1:]
         else:
             allowed = allowed.to(vectors.device)
             rows = torch.nonzero(allowed[1:]).flatten() + 1
-            used = vectors[rows]
+            used, norms = vectors[rows], norms[rows]
             position = torch.full_like(position, -1)
             position[rows] = torch.arange(len(rows), device=vectors.device)
-        return cls(vectors=used, rows=rows, position=position, norms=used.norm(dim=1))
+        return cls(vectors=used, rows=rows, position=position, norms=norms)
 
     def __len__(self) -> int:
         return len(self.rows)
