@@ -213,7 +213,7 @@ def test_report_compares_all_runs_in_json_and_on_one_page(job: Job) -> None:
     page = (job.ws / "report" / "report.html").read_text()
     assert all(name in page for name in TRAIN)
     assert "http://" not in page.replace("http://www.w3.org", ""), "the page loads nothing"
-    assert "sasrec-codes - sasrec, all, ndcg@10:" in done.out
+    assert "sasrec-codes - sasrec, overall, ndcg@10:" in done.out
 
 
 REFUSED = {
