@@ -24,12 +24,10 @@ from llm_rec.pad.model import PADConfig, faithful_pad, pad
 from llm_rec.pad.phases import PADTraining, faithful_training
 from llm_rec.recipes.methods import PADMethodConfig, SequentialMethodConfig
 from llm_rec.recipes.tables import (
-    ENCODERS,
-    TableJob,
     TableRow,
-    remove_shared,
+    exit_status,
+    job_of,
     run_table,
-    select,
     table_options,
     write_results,
 )
@@ -91,22 +89,10 @@ def main() -> int:
         args.seeds, args.epochs = 1, args.epochs or 3
     rows = list(table_rows(setup(args), args.seeds, args.ablation_seeds))
     names = args.rows or (MAIN if args.quick else [])
-    job = TableJob(
-        data=args.data,
-        out=args.out,
-        rows=select(rows, names),
-        encoder=ENCODERS[args.encoder],
-        quantizers={},
-        jobs=args.jobs,
-        quick=args.quick,
-    )
-    results = run_table(job)
+    results = run_table(job_of(args, rows, names))
     pairs = [*PAIRS, *((row.name, PAD_BCE) for row in rows if row.name.startswith(f"{PAD_BCE}: "))]
     print(write_results(args.out, results, pairs, title=f"PAD on {args.data.name}"))
-    failed = [result for result in results if result.status == "failed"]
-    if not failed:
-        remove_shared(args.out)
-    return 1 if failed else 0
+    return exit_status(args.out, results)
 
 
 def options() -> argparse.ArgumentParser:

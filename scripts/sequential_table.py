@@ -27,12 +27,10 @@ from llm_rec.pad.model import pad
 from llm_rec.pad.phases import PADTraining
 from llm_rec.recipes.methods import PADMethodConfig, SequentialMethodConfig
 from llm_rec.recipes.tables import (
-    ENCODERS,
-    TableJob,
     TableRow,
-    remove_shared,
+    exit_status,
+    job_of,
     run_table,
-    select,
     table_options,
     write_results,
 )
@@ -107,25 +105,13 @@ def main() -> int:
     setup = Setup(dim=args.dim, dropout=args.dropout, epochs=args.epochs or 200)
     rows = list(tuning_rows(setup) if args.tune else table_rows(setup, args.seeds))
     names = args.rows or (QUICK if args.quick and not args.tune else [])
-    job = TableJob(
-        data=args.data,
-        out=args.out,
-        rows=select(rows, names),
-        encoder=ENCODERS[args.encoder],
-        quantizers=QUANTIZERS,
-        jobs=args.jobs,
-        quick=args.quick,
-    )
-    results = run_table(job)
+    results = run_table(job_of(args, rows, names, QUANTIZERS))
     if args.tune:
         print(write_tuning(args, results))
     else:
         pairs = [(TUNED, BCE), (TUNED, PRE), *((row.name, TUNED) for row in rows[3:])]
         print(write_results(args.out, results, pairs, title=f"Sequential recommenders on {args.data.name}"))
-    failed = [result for result in results if result.status == "failed"]
-    if not failed:
-        remove_shared(args.out)
-    return 1 if failed else 0
+    return exit_status(args.out, results)
 
 
 def options() -> argparse.ArgumentParser:

@@ -278,6 +278,27 @@ def table_options(description: str, *, out: str, seeds: int) -> argparse.Argumen
     return parser
 
 
-def remove_shared(out: Path) -> None:
-    """Remove the phases kept for other cells; a finished table needs them no more."""
+def job_of(
+    args: argparse.Namespace,
+    rows: Sequence[TableRow],
+    names: Sequence[str],
+    quantizers: Mapping[str, QuantizerConfig] | None = None,
+) -> TableJob:
+    """The job that the options of `table_options` ask for, over the `rows` called `names` (all without names)."""
+    return TableJob(
+        data=args.data,
+        out=args.out,
+        rows=select(rows, names),
+        encoder=ENCODERS[args.encoder],
+        quantizers=quantizers or {},
+        jobs=args.jobs,
+        quick=args.quick,
+    )
+
+
+def exit_status(out: Path, results: Sequence[CellResult]) -> int:
+    """1 when a cell failed, else 0; then the phases kept for other cells go: a finished table needs them no more."""
+    if any(result.status == "failed" for result in results):
+        return 1
     shutil.rmtree(out / "phases", ignore_errors=True)
+    return 0
