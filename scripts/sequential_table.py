@@ -111,7 +111,7 @@ def main() -> int:
     else:
         pairs = [(TUNED, BCE), (TUNED, PRE), *((row.name, TUNED) for row in rows[3:])]
         print(write_results(args.out, results, pairs, title=f"Sequential recommenders on {args.data.name}"))
-    return exit_status(args.out, results)
+    return exit_status(args, results)
 
 
 def options() -> argparse.ArgumentParser:

@@ -296,9 +296,10 @@ def job_of(
     )
 
 
-def exit_status(out: Path, results: Sequence[CellResult]) -> int:
-    """1 when a cell failed, else 0; then the phases kept for other cells go: a finished table needs them no more."""
+def exit_status(args: argparse.Namespace, results: Sequence[CellResult]) -> int:
+    """1 when a cell failed, else 0; then the phases kept for other cells go, unless only some rows were asked for."""
     if any(result.status == "failed" for result in results):
         return 1
-    shutil.rmtree(out / "phases", ignore_errors=True)
+    if not args.rows:
+        shutil.rmtree(args.out / "phases", ignore_errors=True)
     return 0

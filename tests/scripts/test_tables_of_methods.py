@@ -93,7 +93,7 @@ def test_pad_and_its_first_phase_share_one_training_and_are_compared(
     assert len(curves) == 3
     assert len({curve for curve in curves if curve}) <= 2  # phase 1 of the first two rows is one training
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
-    assert not (tmp_path / "phases").exists()
+    assert list((tmp_path / "phases").iterdir())  # other rows may begin with them
 
 
 def test_every_ablation_trains_and_is_tested_against_pad(pad_table: ModuleType, data: Path, tmp_path: Path) -> None:
@@ -102,6 +102,7 @@ def test_every_ablation_trains_and_is_tested_against_pad(pad_table: ModuleType, 
     ablated = {model for model in read_table(tmp_path).model if model.startswith("PAD (BCE): ")}
     assert len(ablated) == 12
     assert ablated < set(tests[tests.baseline == "PAD (BCE)"].model)
+    assert not (tmp_path / "phases").exists()
 
 
 def test_a_finished_cell_is_not_trained_again_and_a_failed_one_is(
@@ -202,4 +203,4 @@ def test_the_papers_own_settings_are_a_named_config(pad_table: ModuleType) -> No
     setup = pad_table.setup(args)
     assert (setup.pad.dim, setup.pad.backbone.num_layers, setup.training.align.learning_rate) == (128, 5, 1e-5)
     names = [row.name for row in pad_table.table_rows(setup, 5, 3)]
-    assert len(names) == len(set(names)) == 21
+    assert len(names) == len(set(names)) == 22
