@@ -1,10 +1,11 @@
 """Ranking of a trained recommender's held-out targets, in slices of how well training knew the target."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from llm_rec.data.splits import Split
 from llm_rec.errors import ConfigError
 from llm_rec.metrics.ranking import Part, Retriever, coverage, per_target, rank_split
 from llm_rec.metrics.slices import target_slices
@@ -30,9 +31,16 @@ class EvaluationConfig:
             raise ConfigError("buckets, samples and batch_size must be at least 1")
 
 
+AMONG_UNSEEN = "among_unseen"  # a slice of its own: unseen targets ranked among the unseen items alone
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Metrics of every target, the slices the targets fall into, and their summaries."""
+    """Metrics of every target, the slices the targets fall into, and their summaries.
+
+    `summary` has one slice more, "among_unseen", where the catalog has more unseen items than the deepest k: it tells
+    whether a recommender knows nothing of unseen items, or knows them and ranks items it has seen before them.
+    """
 
     targets: Int64[np.ndarray, "targets"]
     per_target: dict[str, Float64[np.ndarray, "targets"]]
@@ -42,7 +50,7 @@ class Evaluation:
 
 
 def evaluate(retriever: Retriever, material: Material, part: Part, config: EvaluationConfig) -> Evaluation:
-    """Rank every target of `part` by full ranking."""
+    """Rank every target of `part` by full ranking; the unseen ones among themselves too."""
     split = material.split
     events = split.validation if part == "validation" else split.test
     if not len(events):
@@ -56,4 +64,28 @@ def evaluate(retriever: Retriever, material: Material, part: Part, config: Evalu
     slices = target_slices(targets, split.train_counts, material.buckets(config.buckets))
     recommended = ranks.recommended
     share = 0.0 if recommended is None else coverage(recommended, split.num_items, deepest)
-    return Evaluation(targets, metrics, slices, summarise(metrics, slices, samples=config.samples), share)
+    summary = summarise(metrics, slices, samples=config.samples)
+    among = _among_unseen(retriever, split, part, events[slices["unseen"]], config)
+    return Evaluation(targets, metrics, slices, summary if among is None else {**summary, AMONG_UNSEEN: among}, share)
+
+
+def _among_unseen(
+    retriever: Retriever, split: Split, part: Part, events: Int64[np.ndarray, "unseen"], config: EvaluationConfig
+) -> SliceSummary | None:
+    """Unseen targets against unseen items; None where that is no ranking worth the name."""
+    candidates = split.train_counts == 0
+    candidates[0] = False
+    if not len(events) or candidates.sum() <= max(config.ks):
+        return None
+    asked = replace(split, validation=events) if part == "validation" else replace(split, test=events)
+    ranks = rank_split(
+        retriever,
+        asked,
+        part,
+        exclude_seen=config.exclude_seen,
+        candidates=candidates,
+        batch_size=config.batch_size,
+    )
+    metrics = per_target(ranks, config.ks)
+    everything = {AMONG_UNSEEN: np.ones(len(events), dtype=bool)}
+    return summarise(metrics, everything, samples=config.samples)[AMONG_UNSEEN]

@@ -45,7 +45,7 @@ from llm_rec.experiment import (
 )
 from llm_rec.recipes import index
 from llm_rec.recipes.console import say
-from llm_rec.recipes.evaluation import Evaluation, EvaluationConfig, evaluate
+from llm_rec.recipes.evaluation import AMONG_UNSEEN, Evaluation, EvaluationConfig, evaluate
 from llm_rec.recipes.material import Material, MaterialConfig, open_material
 from llm_rec.recipes.methods import MethodConfig, Trained, train_method
 from llm_rec.recipes.workspace import Workspace
@@ -53,7 +53,7 @@ from semantic_ids.quantizers import QuantizerConfig
 
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 PAIRED = ("recall@10", "ndcg@10")  # kept per target, given with intervals, and tested between methods
-TESTED_SLICES = ("all", "unseen", "lt5", "warm")
+TESTED_SLICES = ("all", "unseen", AMONG_UNSEEN, "lt5", "warm")
 ENCODERS: dict[str, EncoderConfig] = {"sentence": SentenceEncoderConfig(), "hashing": HashingEncoderConfig()}
 Pairs = Sequence[tuple[str, str]]
 

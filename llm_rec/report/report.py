@@ -38,6 +38,7 @@ FORMAT_VERSION = 1
 SLICE_TITLES = {
     "all": "overall",
     "unseen": "unseen in train",
+    "among_unseen": "unseen among unseen",
     "1-4": "1-4 train events",
     "lt5": "under 5",
     "lt10": "cold (under 10)",

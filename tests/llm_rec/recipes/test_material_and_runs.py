@@ -119,6 +119,37 @@ def test_coverage_counts_items_of_the_first_lists(place: Workspace) -> None:
     assert found.per_target["recall@24"].tolist() == [1.0] * 40
 
 
+def test_unseen_targets_are_ranked_among_unseen_items_too(place: Workspace) -> None:
+    material = open_material(place, MaterialConfig())
+    _, trained = train_run("a", settings(), material, place.run("a"))
+    found = evaluate(trained.model, material, "test", EvaluationConfig(ks=(1, 2), samples=5))
+    split = material.split
+    history, vectors = trained.model.user_vectors, trained.model.item_vectors()
+    unseen = np.flatnonzero(split.train_counts[1:] == 0) + 1
+    hits = []
+    for event in split.test[split.train_counts[split.log.items[split.test]] == 0]:
+        start = split.log.offsets[split.log.users_of(np.array([event]))[0]]
+        user = history(torch.tensor(np.array(split.log.items[start:event])[None, -5:]))
+        scores = (vectors[unseen] @ user[0]).tolist()
+        own = scores[unseen.tolist().index(split.log.items[event])]
+        hits.append(sum(score > own for score in scores) < 2)
+    among = found.summary["among_unseen"]
+    assert (among.count, among.mean["recall@2"]) == (len(hits), np.mean(hits))
+    assert among.count == found.summary["unseen"].count > 3
+    assert among.mean["recall@2"] > found.summary["unseen"].mean["recall@2"]
+
+
+def test_a_pool_no_larger_than_k_is_not_ranked(place: Workspace) -> None:
+    material = open_material(place, MaterialConfig())
+    _, trained = train_run("a", settings(), material, place.run("a"))
+    unseen = int((material.split.train_counts[1:] == 0).sum())
+    kept = [
+        "among_unseen" in evaluate(trained.model, material, "test", EvaluationConfig(ks=(k,), samples=5)).summary
+        for k in (unseen - 1, unseen)
+    ]
+    assert kept == [True, False]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"ks": ()}, "ks must be at least 1 each"), ({"ks": (0,)}, "ks must be"), ({"samples": 0}, "must be at least 1")],
