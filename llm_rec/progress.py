@@ -1,9 +1,10 @@
 """Progress bars: shown on a terminal, silent elsewhere, and never on any process but the first."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
+
+from llm_rec.processes import is_first
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ def progress(description: str, total: int | None) -> Iterator[Advance]:
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     console = Console(stderr=True)
-    shown = console.is_terminal and os.environ.get("RANK", "0") == "0"
+    shown = console.is_terminal and is_first()
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
         task = bar.add_task(description, total=total)

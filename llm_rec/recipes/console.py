@@ -1,18 +1,19 @@
 """Where recipes speak: tables and one-line notices on standard output, and only from the first of several processes."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from llm_rec.processes import is_first
+
 FILE_WIDTH = 240  # a pipe or a file has no width, and rich's 80 columns would cut figures off
 
 
 def say(thing: RenderableType) -> None:
     """Print to standard output, once per run."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         width = None if sys.stdout.isatty() else FILE_WIDTH
         Console(soft_wrap=True, highlight=False, width=width).print(thing)
 

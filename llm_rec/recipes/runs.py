@@ -18,6 +18,7 @@ from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.config import flatten, to_yaml
 from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.metrics.ranking import Part
+from llm_rec.processes import is_first, wait_for_all
 from llm_rec.recipes.evaluation import Evaluation, EvaluationConfig, evaluate
 from llm_rec.recipes.material import Material, MaterialConfig
 from llm_rec.recipes.methods import MethodConfig, Trained, train_method
@@ -41,18 +42,23 @@ class RunSettings:
 
 
 def train_run(name: str, settings: RunSettings, material: Material, folder: Path) -> tuple[Report, Trained]:
-    """Train, evaluate and save; what is already there is not done again. A run of other settings or data is refused."""
-    _claim(folder, settings, material)
+    """Train, evaluate and save; what is already there is not done again. A run of other settings or data is refused.
+
+    Several processes (``accelerate launch``) train and rank together; the first one writes, and all get the report.
+    """
+    if is_first():
+        _claim(folder, settings, material)
+    wait_for_all()
     start = time.perf_counter()
     trained = train_method(settings.method, material, seed=settings.seed, folder=folder / "phases")
     trained_at = time.perf_counter()
     if (folder / REPORT).is_file():  # written last
         return Report.load(folder), trained
-    recommender = Recommender(trained.model, material.catalog, material.split.log)
-    recommender.save(folder / "recommender", overwrite=True)
+    if is_first():
+        recommender = Recommender(trained.model, material.catalog, material.split.log)
+        recommender.save(folder / "recommender", overwrite=True)
     parts: tuple[Part, ...] = ("validation", "test") if len(material.split.validation) else ("test",)
     found = {part: evaluate(trained.model, material, part, settings.evaluation) for part in parts}
-    save_targets(folder / TARGETS, found["test"])
     report = Report.of(
         name,
         {part: evaluation.summary for part, evaluation in found.items()},
@@ -62,7 +68,9 @@ def train_run(name: str, settings: RunSettings, material: Material, folder: Path
         timings={"train": trained_at - start, "evaluate": time.perf_counter() - trained_at},
         history=history_of(trained.results),
     )
-    report.save(folder)
+    if is_first():
+        save_targets(folder / TARGETS, found["test"])
+        report.save(folder)
     return report, trained
 
 

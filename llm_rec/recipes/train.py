@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llm_rec.processes import is_first
 from llm_rec.recipes.console import say
 from llm_rec.recipes.evaluation import EvaluationConfig
 from llm_rec.recipes.material import MaterialConfig, open_material
@@ -39,7 +40,7 @@ def run(job: TrainJob) -> Report:
     place = Workspace(job.workspace)
     name = job.name or "sasrec"
     folder = place.run(name)
-    if job.overwrite:
+    if job.overwrite and is_first():
         shutil.rmtree(folder, ignore_errors=True)
     settings = RunSettings(method=job.method, material=job.material, evaluation=job.evaluation, seed=job.seed)
     report, _ = train_run(name, settings, open_material(place, job.material), folder)

@@ -5,7 +5,6 @@ PAD (pre-train, align, experts) and other staged systems are lists of `Phase`. O
 names the fingerprint of the phase before. A finished phase is loaded, never trained again; an unfinished one resumes.
 """
 
-import os
 import re
 import shutil
 import uuid
@@ -20,6 +19,7 @@ from torch import nn
 from llm_rec.artifacts import MANIFEST, Manifest, fingerprint, read_json, read_manifest, write_json, write_manifest
 from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.errors import TrainingError
+from llm_rec.processes import is_first
 from llm_rec.training.checkpoint import differences, load_weights, save_weights
 from llm_rec.training.groups import GroupParameters
 from llm_rec.training.random_state import generators_untouched, seed_generators
@@ -100,7 +100,7 @@ def run_phases(
                 _copy(kept, place)
                 finished = True
         done.append(_run_phase(phase, place, before, finished=finished))
-        if place is not None and kept is not None and not kept.exists() and os.environ.get("RANK", "0") == "0":
+        if place is not None and kept is not None and not kept.exists() and is_first():
             _copy(place, kept)
     return done
 
@@ -155,7 +155,7 @@ def _store(
     module: nn.Module, result: TrainResult, place: Path, recipe: dict[str, Plain], inputs: Mapping[str, str]
 ) -> str:
     """Write the finished phase, the manifest last. The fingerprint covers the weights: equal means bit-identical."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         save_weights(place / "model.safetensors", module)
         write_json(place / "result.json", result)
         mark = fingerprint(recipe, inputs, _weights_fingerprint(module))
