@@ -34,7 +34,7 @@ from llm_rec.training.checkpoint import (
 )
 from llm_rec.training.groups import GroupParameters, OptimizerGroup, optimizer_groups
 from llm_rec.training.random_state import generators_untouched, read_generators, seed_generators, write_generators
-from llm_rec.training.schedule import learning_rate_factor
+from llm_rec.training.schedule import count_plateaus, learning_rate_factor
 from llm_rec.training.task import BatchSource, StepLoss, Task
 from llm_rec.training.trainer import BatchT, TrainerConfig, TrainResult, Validate, identity
 
@@ -102,6 +102,8 @@ class Loop(Generic[BatchT]):
             raise TrainingError(
                 f"patience {config.patience} needs a validation, and none was given; pass validate or no patience"
             )
+        if config.schedule == "plateau" and validate is None:
+            raise TrainingError("schedule 'plateau' needs a validation, and none was given; pass validate or another")
         self.config, self.folder, self.source, self.validate = config, folder, source, validate
         self.accelerator = _accelerator(config, folder)
         self.device: torch.device = self.accelerator.device
@@ -124,6 +126,7 @@ class Loop(Generic[BatchT]):
         self.sums = LossSums()
         self.checked = 0  # updates of this epoch whose losses are known to be finite
         self.rate = config.learning_rate
+        self.plateaus = 0  # of the epochs before this one
         self.best: dict[str, Tensor] = {}
         self.started = self.saved = time.perf_counter()
 
@@ -147,6 +150,7 @@ class Loop(Generic[BatchT]):
     def _epoch(self) -> None:
         place = self.position
         self.module.train()
+        self.plateaus = count_plateaus(list(_monitored(place.history, self.config.monitor)))
         self.started = time.perf_counter()
         with progress(f"epoch {place.epoch}", self.updates_per_epoch) as advance:
             advance(place.update)
@@ -198,7 +202,9 @@ class Loop(Generic[BatchT]):
     def _set_learning_rate(self) -> None:
         config, at = self.config, self.position.updates
         updates = self.updates_per_epoch * config.epochs
-        factor = learning_rate_factor(config.schedule, at, updates=updates, warmup=config.warmup_steps)
+        factor = learning_rate_factor(
+            config.schedule, at, updates=updates, warmup=config.warmup_steps, plateaus=self.plateaus
+        )
         self.rate = config.learning_rate * factor
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * group["learning_rate_factor"]
@@ -405,6 +411,15 @@ def _optimizer(config: TrainerConfig, groups: list[OptimizerGroup]) -> Optimizer
     kind = AdamW if config.optimizer == "adamw" else Adam
     plain = [dict(group) for group in groups]
     return kind(plain, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def _monitored(history: Sequence[Mapping[str, Plain]], monitor: str) -> Iterator[float]:
+    """The monitored metric of every epoch that was evaluated."""
+    for entry in history:
+        metrics = entry.get("metrics")
+        value = metrics.get(monitor) if isinstance(metrics, dict) else None
+        if isinstance(value, int | float):
+            yield float(value)
 
 
 def _line(entry: Mapping[str, Plain]) -> str:

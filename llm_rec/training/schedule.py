@@ -1,16 +1,19 @@
-"""The learning rate as a pure function of the update: nothing to save, nothing to restore."""
+"""The learning rate as a pure function of the update and the history: nothing to save, nothing to restore."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, assert_never
 
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "plateau"]
+PLATEAU_FACTOR = 0.1
 
 
-def learning_rate_factor(schedule: Schedule, update: int, *, updates: int, warmup: int) -> float:
+def learning_rate_factor(schedule: Schedule, update: int, *, updates: int, warmup: int, plateaus: int = 0) -> float:
     """Factor of the learning rate in update `update` (from 0) of `updates`.
 
     Rises as ``(update + 1) / warmup`` over the first `warmup` updates. After that it stays at 1 ("constant"), falls in
-    a straight line ("linear") or along half a cosine ("cosine"); both would reach 0 at update `updates`.
+    a straight line ("linear") or along half a cosine ("cosine"); both would reach 0 at update `updates`. With "plateau"
+    it falls to a tenth at each of the `plateaus` so far.
 
     >>> [round(learning_rate_factor("linear", update, updates=6, warmup=2), 2) for update in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
@@ -27,4 +30,19 @@ def learning_rate_factor(schedule: Schedule, update: int, *, updates: int, warmu
             return max(0.0, 1.0 - done)
         case "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+        case "plateau":
+            return PLATEAU_FACTOR**plateaus
     assert_never(schedule)
+
+
+def count_plateaus(values: Sequence[float]) -> int:
+    """How many of the successive values of a metric were no new maximum.
+
+    >>> count_plateaus([0.1, 0.3, 0.2, 0.3, 0.4])
+    2
+    """
+    count, best = 0, -math.inf
+    for value in values:
+        count += value <= best
+        best = max(best, value)
+    return count

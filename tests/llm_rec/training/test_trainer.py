@@ -3,6 +3,7 @@
 import json
 import random
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -130,6 +131,17 @@ def test_log_shows_the_learning_rate_of_the_schedule():
     )
 
 
+def test_a_plateau_cuts_the_learning_rate_to_a_tenth_also_after_a_resume(tmp_path):
+    config = replace(PLAIN, epochs=7, schedule="plateau", checkpoint_every=3)
+    scores = iter([1.0, 3.0, 3.0, 2.5, 9.0, 1.0, 0.0])
+    for stop_at in ((4, 0), None):
+        with suppress(Stopped):
+            source = Source([4] * 3, stop_at=stop_at)
+            Trainer(config, tmp_path).fit(linear(), source, validate=lambda: {"score": next(scores)})
+    rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 1e-3, 1e-4, 1e-4, 1e-5])
+
+
 def test_early_stopping_keeps_the_best_epoch_and_counts_evaluations(tmp_path):
     scores = iter([1.0, 3.0, 2.0, 2.5, 9.0])
     task, seen = linear(), []
@@ -252,6 +264,8 @@ def test_what_cannot_be_run_is_refused_with_a_repair(tmp_path):
     task = linear()
     with pytest.raises(TrainingError, match="patience 2 needs a validation"):
         Trainer(replace(PLAIN, patience=2)).fit(task, Source([4]))
+    with pytest.raises(TrainingError, match="schedule 'plateau' needs a validation"):
+        Trainer(replace(PLAIN, schedule="plateau")).fit(task, Source([4]))
     with pytest.raises(TrainingError, match=r"no 'ndcg@10' to monitor; it gives: score"):
         Trainer(TrainerConfig(epochs=1, device="cpu")).fit(task, Source([4]), validate=task.score)
     with pytest.raises(TrainingError, match="score is nan after epoch 1"):
