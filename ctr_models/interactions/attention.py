@@ -41,7 +41,7 @@ class AutoIntConfig:
 class InteractingLayer(nn.Module):
     """e'_i = ReLU( concat_h sum_j softmax_j(<Q_h e_i, K_h e_j>) V_h e_j + W_res e_i ), eqs. 5 to 8.
 
-    Query, key, value and residual maps are one product.
+    Query, key, value and residual maps are one product. Rows of all sets go through one attention call.
     """
 
     def __init__(self, config: AutoIntConfig, num_tables: int, inputs: int) -> None:
@@ -55,14 +55,15 @@ class InteractingLayer(nn.Module):
         self.identity = config.residual == "identity" and not self.projected
         parts = 4 if self.projected else 3
         self.project = SetLinear(num_tables, inputs, parts * config.attention_dim, bias=False, parts=parts)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.norm = SetLayerNorm(num_tables, 1, 1, config.attention_dim) if config.layer_norm else None
 
     def forward(self, fields: Float[Tensor, "tables batch fields inputs"]) -> Float[Tensor, "tables batch fields dim"]:
         parts = self.project(fields).split(self.attention_dim, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(2, 3) for part in parts[:3])
-        weights = torch.softmax((query * self.factor) @ key.transpose(-1, -2), dim=-1)
-        out: Tensor = (self.dropout(weights) @ value).transpose(2, 3).flatten(3)
+        query, key, value = (self._heads(part) for part in parts[:3])
+        dropout = self.dropout if self.training else 0.0
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.factor)
+        out = mixed.transpose(1, 2).reshape(parts[0].shape)
         if self.projected:
             out = out + parts[3]
         elif self.identity:
@@ -70,6 +71,9 @@ class InteractingLayer(nn.Module):
         if self.norm is not None:
             out = self.norm(out)
         return out.relu()
+
+    def _heads(self, part: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "rows heads fields head_dim"]:
+        return torch.unflatten(part, -1, (self.num_heads, -1)).flatten(0, 1).transpose(1, 2)
 
 
 class AutoInt(nn.Module):
