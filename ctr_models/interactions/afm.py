@@ -52,9 +52,11 @@ class AFM(nn.Module):
         self.register_buffer("right", right, persistent=False)
 
     def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "tables batch dim"]:
+        if torch.compiler.is_compiling():
+            return self._pool(fields)
         tables, batch, _, dim = fields.shape
         num_chunks = math.ceil(tables * batch * len(self.left) * dim / LARGE)
-        if num_chunks <= 1 or torch.compiler.is_compiling():
+        if num_chunks <= 1:
             return self._pool(fields)
         pooled = [checkpoint(self._pool, rows, use_reentrant=False) for rows in fields.chunk(num_chunks, dim=1)]
         return torch.cat(pooled, dim=1)

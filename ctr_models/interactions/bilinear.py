@@ -17,8 +17,8 @@ from ctr_models.interactions.sets import SetMLP, xavier
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldGateConfig:
-    """Stream-specific selection of features. `context`: positions of the fields that set the gate; none of them means
-    one learned vector, the same for all rows. `hidden`: sizes of the gate's network.
+    """Stream-specific selection of features. `context`: positions of the fields that set the gate, by a network with
+    layers of sizes `hidden`; without any the gate is learned, one for all rows.
     """
 
     context: tuple[int, ...] = ()
@@ -61,7 +61,8 @@ class FieldGate(nn.Module):
     """e * 2 sigmoid(MLP(context)), one gate an element (section 3.1): 1 at a zero logit.
 
     The context is the vectors of chosen fields in the same embedding set (our choice; the released code gives the gate
-    tables of its own), or a learned vector that starts at zero.
+    tables of its own). Without a context the logits are parameters, from zero: the released network of a learned
+    vector gives the same constants, but its ReLU starts at zero, where all but the last bias stay.
     """
 
     context: Tensor
@@ -71,14 +72,18 @@ class FieldGate(nn.Module):
         if max(config.context, default=0) >= num_fields:
             raise ValueError(f"gate context {config.context} names a field beyond the {num_fields} there are")
         self.register_buffer("context", torch.tensor(config.context, dtype=torch.int64), persistent=False)
-        self.constant = None if config.context else nn.Parameter(torch.zeros(num_tables, 1, dim))
-        inputs = dim * max(1, len(config.context))
-        self.network = SetMLP(num_tables, inputs, (*config.hidden, num_fields * dim), last_relu=False)
+        self.network: SetMLP | None = None
+        if config.context:
+            sizes = (*config.hidden, num_fields * dim)
+            self.network = SetMLP(num_tables, len(config.context) * dim, sizes, last_relu=False)
+        else:
+            self.logits = nn.Parameter(torch.zeros(num_tables, 1, num_fields, dim))
 
     def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "tables batch fields dim"]:
-        context = fields.index_select(2, self.context).flatten(2) if self.constant is None else self.constant
-        gate = 2 * torch.sigmoid(self.network(context))
-        return fields * torch.unflatten(gate, -1, fields.shape[2:])
+        if self.network is None:
+            return fields * (2 * torch.sigmoid(self.logits))
+        logits: Tensor = self.network(fields.index_select(2, self.context).flatten(2))
+        return fields * (2 * torch.sigmoid(torch.unflatten(logits, -1, fields.shape[2:])))
 
 
 class Stream(nn.Module):

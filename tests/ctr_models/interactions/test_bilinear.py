@@ -23,18 +23,28 @@ def perceptron(network, number, row, *, last_relu=True):
     return row
 
 
-@pytest.mark.parametrize("gate", [None, FieldGateConfig(hidden=(5, 4)), FieldGateConfig(context=(2, 0), hidden=(5,))])
+@pytest.mark.parametrize("gate", [None, FieldGateConfig(), FieldGateConfig(context=(2, 0), hidden=(5, 4))])
 def test_stream_equals_the_loop(build, agree, gate):
     module = build(Stream, StreamConfig(hidden=(7, 5), gate=gate), 2, 4, 3)
 
     def reference(number, row):
         if gate is not None:
-            context = torch.cat([row[i] for i in gate.context]) if gate.context else module.gate.constant[number, 0]
-            logits = perceptron(module.gate.network, number, context, last_relu=False)
-            row = row * (2 / (1 + (-logits).exp())).view(4, 3)
+            if gate.context:
+                context = torch.cat([row[i] for i in gate.context])
+                logits = perceptron(module.gate.network, number, context, last_relu=False).view(4, 3)
+            else:
+                logits = module.gate.logits[number, 0]
+            row = row * (2 / (1 + (-logits).exp()))
         return perceptron(module.network, number, row.flatten())
 
     agree(module, reference, (2, 3, 4, 3))
+
+
+def test_fresh_gate_without_context_changes_nothing_and_learns():
+    gate, fields = FieldGate(FieldGateConfig(), 2, 4, 3), torch.randn(2, 5, 4, 3)
+    assert torch.equal(gate(fields), fields)
+    gate(fields).sum().backward()
+    torch.testing.assert_close(gate.logits.grad, fields.sum(1, keepdim=True) / 2)  # 2 sigmoid'(0) = 1/2
 
 
 def test_batch_norm_uses_the_statistics_of_each_set(build):

@@ -7,9 +7,11 @@ from safetensors.torch import load, save
 from ctr_models.interactions.afm import AFM, AFMConfig
 from ctr_models.interactions.attention import AutoInt, AutoIntConfig
 from ctr_models.interactions.bilinear import FieldGateConfig, Stream, StreamConfig
+from ctr_models.interactions.edcn import EDCN, EDCNConfig
 from ctr_models.interactions.euler import EulerNet, EulerNetConfig
 from ctr_models.interactions.finalnet import FinalBlockConfig, FinalNet, FinalNetConfig
 from ctr_models.interactions.gated import GatedCrossConfig, GatedCrossNet
+from ctr_models.interactions.mask import MaskNet, MaskNetConfig
 from ctr_models.interactions.mixture import CrossNetMix, CrossNetMixConfig
 from ctr_models.interactions.polynomial import PolynomialConfig, PolynomialNet
 from ctr_models.interactions.senet import SENet, SENetConfig
@@ -23,6 +25,10 @@ CASES = {
     "autoint_plain_norm": (AutoInt, AutoIntConfig(num_layers=1, num_heads=3, attention_dim=6, residual="none")),
     "autoint_norm": (AutoInt, AutoIntConfig(attention_dim=8, layer_norm=True)),
     "afm": (AFM, AFMConfig(attention_dim=6)),
+    "edcn": (EDCN, EDCNConfig()),
+    "edcn_sum": (EDCN, EDCNConfig(num_layers=1, bridge="sum", batch_norm=True)),
+    "edcn_concat": (EDCN, EDCNConfig(num_layers=2, bridge="concat", temperature=0.5)),
+    "edcn_attention": (EDCN, EDCNConfig(num_layers=2, bridge="attention")),
     "euler": (EulerNet, EulerNetConfig(num_orders=(4, 4), initial_orders="uniform")),
     "euler_concat": (EulerNet, EulerNetConfig(num_orders=(5,), layer_norm=False, scale=0.25, output="concat")),
     "stream": (Stream, StreamConfig(hidden=(12, 9))),
@@ -33,6 +39,9 @@ CASES = {
     ),
     "senet": (SENet, SENetConfig(reduction=1, excitation="sigmoid")),
     "senet_max": (SENet, SENetConfig(squeeze="max", reduction=1)),
+    "masknet_serial": (MaskNet, MaskNetConfig(hidden=(7, 6))),
+    "masknet_parallel": (MaskNet, MaskNetConfig(hidden=(7,), num_blocks=3, ratio=0.5)),
+    "masknet_plain": (MaskNet, MaskNetConfig(hidden=(7, 6), num_blocks=2, field_norm=False, layer_norm=False)),
     "mixture": (CrossNetMix, CrossNetMixConfig(rank=3)),
     "mixture_sigmoid": (CrossNetMix, CrossNetMixConfig(num_layers=1, rank=4, gate="sigmoid", activation="identity")),
     "gated": (GatedCrossNet, GatedCrossConfig()),
@@ -118,6 +127,12 @@ def test_bfloat16_is_close_to_float32(case):
     exact = module.float()(fields.float())
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).norm() < 0.1 * exact.norm()
+
+
+def test_exported_graph_takes_any_batch(case):
+    module, fields = build(case), vectors()
+    graph = torch.export.export(module, (fields,), dynamic_shapes=({1: torch.export.Dim("batch", max=1 << 20)},))
+    torch.testing.assert_close(graph.module()(fields[:, :5]), module(fields[:, :5]))
 
 
 def test_zero_vectors_give_finite_values_and_gradients(case):
