@@ -27,7 +27,7 @@ class AFMConfig:
 
 
 class AFM(nn.Module):
-    """sum_(i<j) a_ij (e_i * e_j), a = softmax over pairs of h . ReLU(W (e_i * e_j) + b), eqs. 5 and 6.
+    """sum_(i<j) a_ij (e_i * e_j), a = softmax over pairs of h . ReLU(W (e_i * e_j) + b), eqs. 4 and 5.
 
     Above `LARGE` elements of products, rows go in chunks whose inner values are computed again in the backward pass:
     the memory of a step then no longer grows with batch times pairs. (Compiled and exported graphs take all at once.)

@@ -58,7 +58,8 @@ class BilinearFusionConfig:
 
 
 class FieldGate(nn.Module):
-    """e * 2 sigmoid(MLP(context)), one gate an element (section 3.1): 1 at a zero logit.
+    """e * 2 sigmoid(MLP(context)), one gate an element ("stream-specific feature selection"): 1 at a zero
+    logit.
 
     The context is the vectors of chosen fields in the same embedding set (our choice; the released code gives the gate
     tables of its own). Without a context the logits are parameters, from zero: the released network of a learned
@@ -104,8 +105,9 @@ class Stream(nn.Module):
 
 
 class BilinearFusion(nn.Module):
-    """b + u . x + v . y + sum_h x_h^T W_h y_h, x and y cut into heads (section 3.2, eqs. 8 and 9). One W a head and
-    output: num_heads times fewer parameters than the one-head form.
+    """b + u . x + v . y + sum_h x_h^T W_h y_h, x and y cut into heads ("stream-level interaction aggregation").
+
+    One W a head and output: num_heads times fewer parameters than the one-head form.
     """
 
     def __init__(self, config: BilinearFusionConfig, first: int, second: int, num_outputs: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""EDCN: a cross network and an MLP that meet after every layer (Chen et al., DLP-KDD 2021, "Enhancing Explicit and
+"""EDCN: a cross network and an MLP that meet after every layer (Chen et al., CIKM 2021, "Enhancing Explicit and
 Implicit Feature Interactions via Information Sharing for Parallel Deep CTR Models").
 """
 
@@ -18,13 +18,14 @@ Bridge = Literal["product", "sum", "concat", "attention"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EDCNConfig:
     """`bridge`: how both branches meet. `temperature` of the softmax over fields that shares fields among branches;
-    `batch_norm` after it.
+    `batch_norm` after it. `residual`: the cross layer's + x_l, as in DCN; some libraries leave it out here.
     """
 
     num_layers: int = 3
     bridge: Bridge = "product"
     temperature: float = 1.0
     batch_norm: bool = False
+    residual: bool = True
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -92,16 +93,17 @@ class BridgeModule(nn.Module):
 class CrossLayer(nn.Module):
     """x_(l+1) = x_0 (w . x_l) + b + x_l, the layer of DCN."""
 
-    def __init__(self, num_tables: int, width: int) -> None:
+    def __init__(self, num_tables: int, width: int, *, residual: bool) -> None:
         super().__init__()
+        self.residual = residual
         self.weight = SetLinear(num_tables, width, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(num_tables, 1, width))
 
     def forward(
         self, start: Float[Tensor, "tables batch width"], x: Float[Tensor, "tables batch width"]
     ) -> Float[Tensor, "tables batch width"]:
-        out: Tensor = start * self.weight(x) + self.bias + x
-        return out
+        out: Tensor = start * self.weight(x) + self.bias
+        return out + x if self.residual else out
 
 
 class EDCN(nn.Module):
@@ -116,7 +118,7 @@ class EDCN(nn.Module):
         size, layers = num_fields * dim, range(config.num_layers)
         self.width = 3 * size
         self.regulations = nn.ModuleList(Regulation(config, num_tables, num_fields, dim) for _ in layers)
-        self.crosses = nn.ModuleList(CrossLayer(num_tables, size) for _ in layers)
+        self.crosses = nn.ModuleList(CrossLayer(num_tables, size, residual=config.residual) for _ in layers)
         self.deeps = nn.ModuleList(SetLinear(num_tables, size, size) for _ in layers)
         self.bridges = nn.ModuleList(BridgeModule(config.bridge, num_tables, size) for _ in layers)
         self.dropout = nn.Dropout(config.dropout)

@@ -16,7 +16,7 @@ SHARPNESS = 0.01  # temperature of the released initialisation: nearly one field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EulerNetConfig:
-    """`num_orders`: order vectors of every layer, that is complex fields it gives.
+    """`num_orders`: order vectors of every layer, that is complex fields it gives (the default is ours).
 
     Training depends on where the orders start: the released code takes the identity where a layer keeps the number of
     fields, and else nearly one random field an order vector; so do we ("released"). "uniform" starts every order at
@@ -42,7 +42,12 @@ class EulerNetConfig:
 
 
 def to_polar(parts: Float[Tensor, "tables 2 *shape"]) -> Float[Tensor, "tables 2 *shape"]:
-    """(re, im) -> (log modulus, angle). Where the modulus is 0 the angle is 0 and neither has a gradient."""
+    """(re, im) -> (log modulus, angle). Where the modulus is 0 the angle is 0 and neither has a gradient.
+
+    >>> to_polar(torch.tensor([[[0.0], [2.0]]]))  # log 2 and a quarter turn
+    tensor([[[0.6931],
+             [1.5708]]])
+    """
     real, imaginary = parts.unbind(1)
     square = real.square() + imaginary.square()
     empty = square < TINY
@@ -51,7 +56,7 @@ def to_polar(parts: Float[Tensor, "tables 2 *shape"]) -> Float[Tensor, "tables 2
 
 
 class EulerLayer(nn.Module):
-    """The k-th complex field is prod_j z_j^(alpha_jk) e^(delta_k) + relu(W z + b)_k (section 3.2).
+    """The k-th complex field is prod_j z_j^(alpha_jk) e^(delta_k) + relu(W z + b)_k.
 
     With z = e^(log r + i theta) the product is a linear map of log r and theta by the orders alpha, shared by all
     coordinates: modulus exp(sum_j alpha_jk log r_j + delta_k), angle sum_j alpha_jk theta_j + delta'_k. The

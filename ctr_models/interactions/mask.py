@@ -35,7 +35,7 @@ class MaskNetConfig:
 
 class MaskBlocks(nn.Module):
     """ReLU(LN(W (h * mask))), mask = W_2 ReLU(W_1 e + b_1) + b_2, for `blocks` blocks over one h, side by side
-    (section 3.2 and 3.3).
+    ("instance-guided mask" and "MaskBlock").
     """
 
     def __init__(

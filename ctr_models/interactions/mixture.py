@@ -1,4 +1,6 @@
-"""DCN-Mix: cross layers of low rank, mixed by gates (Wang et al., WWW 2021, arXiv 2008.13535, section 3.3)."""
+"""DCN-Mix: cross layers of low rank, mixed by gates (Wang et al., WWW 2021, arXiv 2008.13535,
+"Cost-effective mixture of low-rank DCN").
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +15,7 @@ from ctr_models.interactions.sets import SetLinear, xavier
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CrossNetMixConfig:
-    """`gate` and `activation` are g and G of eq. 4: the paper names softmax and sigmoid, and tanh; with "identity"
+    """`gate` and `activation` are the paper's G (softmax or sigmoid) and g (tanh, its example); with "identity"
     a layer is a mixture of plain low-rank cross layers.
     """
 
@@ -30,10 +32,10 @@ class CrossNetMixConfig:
 
 
 class MixtureCrossLayer(nn.Module):
-    """x_(l+1) = sum_i G_i(x_l) x_0 * (U_i g(C_i g(V_i^T x_l)) + b) + x_l, eqs. 3 and 4.
+    """x_(l+1) = sum_i G_i(x_l) x_0 * (U_i g(C_i g(V_i^T x_l)) + b) + x_l.
 
     Gates act before U, since it is linear, so that all experts share one product down and one up; they have no bias
-    and are each layer's own.
+    and are each layer's own (our reading; some libraries share one gate among all layers).
     """
 
     def __init__(self, config: CrossNetMixConfig, num_tables: int, width: int) -> None:

@@ -27,7 +27,7 @@ class SENetConfig:
 
 
 class SENet(nn.Module):
-    """v_i = a_i e_i with a = s(W2 ReLU(W1 z)), z_i = squeeze(e_i) (section 3.2, eqs. 3 to 5; no biases).
+    """v_i = a_i e_i with a = s(W2 ReLU(W1 z)), z_i = squeeze(e_i) ("SENET layer"; no biases).
 
     FiBiNET takes bilinear products of all pairs of e and, with weights of their own, of SENet(e).
     """

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ctr_models.interactions import afm
 from ctr_models.interactions.afm import AFM, AFMConfig
@@ -45,6 +47,14 @@ def test_chunks_keep_products_out_of_the_saved_graph(build, monkeypatch):
             module(fields)
     assert saved[0] > 8 * 15 * 4
     assert saved[1] <= fields.numel()
+
+
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(5)))
+def test_the_order_of_fields_does_not_matter(order):
+    torch.manual_seed(0)
+    module, fields = AFM(AFMConfig(), 2, 5, 6).double(), torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(module(fields[:, :, order]), module(fields))
 
 
 def test_equal_weights_give_the_mean_of_all_products():

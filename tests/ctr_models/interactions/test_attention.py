@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ctr_models.interactions.attention import AutoInt, AutoIntConfig
 
@@ -73,6 +75,16 @@ def test_dropout_falls_in_training_alone(build):
     assert not torch.equal(module(fields), module(fields))
     module.eval()
     assert torch.equal(module(fields), module(fields))
+
+
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(5)))
+def test_fields_in_another_order_give_results_in_that_order(order):
+    torch.manual_seed(0)
+    module = AutoInt(AutoIntConfig(attention_dim=4), 2, 5, 6).double()
+    fields = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    expected = module(fields).unflatten(-1, (5, 4))[:, :, order].flatten(2)
+    torch.testing.assert_close(module(fields[:, :, order]), expected)
 
 
 def test_each_matrix_starts_by_its_own_fans():

@@ -27,7 +27,7 @@ CASES = {
     "afm": (AFM, AFMConfig(attention_dim=6)),
     "edcn": (EDCN, EDCNConfig()),
     "edcn_sum": (EDCN, EDCNConfig(num_layers=1, bridge="sum", batch_norm=True)),
-    "edcn_concat": (EDCN, EDCNConfig(num_layers=2, bridge="concat", temperature=0.5)),
+    "edcn_concat": (EDCN, EDCNConfig(num_layers=2, bridge="concat", temperature=0.5, residual=False)),
     "edcn_attention": (EDCN, EDCNConfig(num_layers=2, bridge="attention")),
     "euler": (EulerNet, EulerNetConfig(num_orders=(4, 4), initial_orders="uniform")),
     "euler_concat": (EulerNet, EulerNetConfig(num_orders=(5,), layer_norm=False, scale=0.25, output="concat")),

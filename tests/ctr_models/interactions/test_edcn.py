@@ -24,8 +24,9 @@ def meet(module, number, cross, deep):
 
 
 @pytest.mark.parametrize("bridge", ["product", "sum", "concat", "attention"])
-def test_network_equals_the_loop(build, agree, bridge):
-    module = build(EDCN, EDCNConfig(num_layers=2, bridge=bridge, temperature=0.5), 2, 3, 2)
+@pytest.mark.parametrize("residual", [True, False])
+def test_network_equals_the_loop(build, agree, bridge, residual):
+    module = build(EDCN, EDCNConfig(num_layers=2, bridge=bridge, temperature=0.5, residual=residual), 2, 3, 2)
 
     def reference(number, row):
         middle, start = row, None
@@ -37,7 +38,8 @@ def test_network_equals_the_loop(build, agree, bridge):
             cross, deep = shared
             start = cross if start is None else start
             crossing = module.crosses[layer]
-            cross = start * (cross * crossing.weight.weight[number, :, 0]).sum() + crossing.bias[number, 0] + cross
+            crossed = start * (cross * crossing.weight.weight[number, :, 0]).sum() + crossing.bias[number, 0]
+            cross = crossed + cross if residual else crossed
             linear = module.deeps[layer]
             deep = torch.clamp(deep @ linear.weight[number] + linear.bias[number, 0], min=0)
             middle = meet(module.bridges[layer], number, cross, deep)
