@@ -1,0 +1,1 @@
+"""What happens between field vectors and the head of a CTR model."""
