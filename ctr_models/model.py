@@ -10,7 +10,7 @@ one is the `hidden` of the first. Multi-embedding (arXiv 2310.04400, h = (1/M) s
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias, assert_never
+from typing import Literal, NamedTuple, Protocol, TypeAlias, assert_never, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from ctr_models.schema import Schema
 Combine = Literal["mean", "sum", "concat"]
 
 
+@runtime_checkable
 class LinearPart(Protocol):
     """First-order weights of features: one logit a row and output."""
 

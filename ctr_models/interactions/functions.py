@@ -201,7 +201,7 @@ class InteractionFunction(nn.Module):
             if self.weights is None and self.inward is None:
                 total = fields.sum(2).square()
                 return (total - fields.square().sum(2)) / 2 if config.triangular else total
-            return self(fields, fields).sum(2)
+            return (self.mix(fields) * fields).sum(2)
         if config.selector == "group" and (self.weights is None or config.kind == "weighted"):
             return self._group_sum(fields)
         return self.pair_terms(fields).sum(2)

@@ -40,10 +40,10 @@ class SumStack(nn.Module):
 
     def __init__(self, function: FunctionConfig, num_layers: int, num_tables: int, num_fields: int, dim: int) -> None:
         super().__init__()
-        later = replace(function, triangular=False)
         self.first = InteractionFunction(function, num_tables, num_fields, num_fields, dim)
         self.later = nn.ModuleList(
-            InteractionFunction(later, num_tables, 1, num_fields, dim) for _ in range(num_layers - 1)
+            InteractionFunction(replace(function, triangular=False), num_tables, 1, num_fields, dim)
+            for _ in range(num_layers - 1)
         )
         self.term_counts = [1] * num_layers
 

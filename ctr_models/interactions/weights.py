@@ -117,9 +117,10 @@ class PairWeights(nn.Module):
         self.matrix = config.kind == "projected"
         self.symmetric = config.triangular and config.sharing == "group" and not self.matrix
         blocks = (len(first),) if self.by_pair else (max(sources) + 1, max(fields) + 1)
-        self.left = nn.Parameter(self._start(config, (num_tables, *blocks), dim))
         self.right: nn.Parameter | None = None
-        if config.rank is not None:
+        if config.rank is None:
+            self.left = nn.Parameter(self._start(config, (num_tables, *blocks), dim))
+        else:
             std = (_matrix_std(config, dim, self.shape) / config.rank**0.5) ** 0.5
             self.left = nn.Parameter(torch.randn(num_tables, *blocks, dim, config.rank) * std)
             self.right = nn.Parameter(torch.randn(num_tables, *blocks, config.rank, dim) * std)
