@@ -113,7 +113,7 @@ class InteractionFunction(nn.Module):
     def _contract(self, sources: Tensor, weight: Tensor) -> Tensor:
         match self.config.kind:
             case "weighted":
-                return torch.matmul(weight.transpose(1, 2).unsqueeze(1), sources)
+                return torch.einsum("tbsk,tsf->tbfk", sources, weight)
             case "diagonal":
                 return torch.einsum("tbsk,tsfk->tbfk", sources, weight)
             case "projected":
@@ -159,37 +159,41 @@ class InteractionFunction(nn.Module):
 
     def pair_terms(self, fields: Float[Tensor, "tables batch fields wide"]) -> Float[Tensor, "tables batch pairs dim"]:
         """f(e_a, e_b; W_ab) for the pairs a < b in lexical order: for heads that read single pairs."""
-        if self.config.selector == "none" and (self.weights is None or self.config.sharing in ("all", "source")):
+        if self.config.selector == "none" and self._by_source:
             return self.lefts(fields).index_select(2, self.first) * fields.index_select(2, self.second)
-        left, right = self._sides(fields)
-        if self.weights is None:
-            return left * right
-        weight = self.weights.pairs()
-        match self.config.kind:
-            case "weighted":
-                return left * right * weight[:, None, :, None]
-            case "diagonal":
-                return left * right * weight.unsqueeze(1)
-            case _:
-                return torch.einsum("tbpk,tpkl->tbpl", left, weight) * right
-
-    def _sides(self, fields: Tensor) -> tuple[Tensor, Tensor]:
-        if self.config.selector == "none":
-            return fields.index_select(2, self.first), fields.index_select(2, self.second)
-        slices = fields.reshape(*fields.shape[:2], -1, self.dim)
-        return slices.index_select(2, self.first_slices), slices.index_select(2, self.second_slices)
+        return self._terms_by_pair(fields).transpose(1, 2)
 
     def pair_products(self, fields: Float[Tensor, "tables batch fields wide"]) -> Float[Tensor, "tables batch pairs"]:
         """The sums over dim of `pair_terms`, e_a W_ab e_b^T: by one Gram matrix a row where W does not depend on b."""
-        weighted = self.config.kind == "weighted"
-        by_source = self.weights is None or self.config.sharing in ("all", "source")
-        if self.config.selector != "none" or not (by_source or weighted):
-            return self.pair_terms(fields).sum(-1)
+        by_source = self._by_source
+        if self.config.selector != "none" or not (by_source or self.config.kind == "weighted"):
+            return self._terms_by_pair(fields).sum(3).transpose(1, 2)
         gram = (self.lefts(fields) if by_source else fields) @ fields.transpose(2, 3)
         upper = gram.flatten(2).index_select(2, self.first * self.num_fields + self.second)
         if by_source or self.weights is None:
             return upper
         return upper * self.weights.pairs().unsqueeze(1)
+
+    @property
+    def _by_source(self) -> bool:
+        return self.weights is None or self.config.sharing in ("all", "source")
+
+    def _terms_by_pair(self, fields: Tensor) -> Float[Tensor, "tables pairs batch dim"]:
+        """Pairs before rows, so that a matrix of its own for each pair is one batched product of contiguous blocks."""
+        plain = self.config.selector == "none"
+        slices = fields.reshape(*fields.shape[:2], -1, self.dim).transpose(1, 2)
+        left = slices.index_select(1, self.first if plain else self.first_slices)
+        right = slices.index_select(1, self.second if plain else self.second_slices)
+        if self.weights is None:
+            return left * right
+        weight = self.weights.pairs()
+        match self.config.kind:
+            case "weighted":
+                return left * right * weight[:, :, None, None]
+            case "diagonal":
+                return left * right * weight.unsqueeze(2)
+            case _:
+                return torch.matmul(left, weight) * right
 
     def pair_sum(self, fields: Float[Tensor, "tables batch fields wide"]) -> Float[Tensor, "tables batch dim"]:
         """sum over pairs of f(e_a, e_b; W_ab): a < b where triangular, else every ordered pair.

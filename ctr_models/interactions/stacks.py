@@ -196,9 +196,8 @@ class WeightedLayer(nn.Module):
 
 def _contract_with(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """sum_(h,m) C_nhm second_h * first_m: contracted with `first` as one product, then with `second`."""
-    tables, width, count, inner = weight.shape
-    partial = torch.matmul(weight.reshape(tables, 1, width * count, inner), first)
-    return (partial.view(*partial.shape[:2], width, count, -1) * second.unsqueeze(2)).sum(3)
+    partial = torch.einsum("tbmk,tnhm->tbknh", first, weight)
+    return (partial * second.transpose(2, 3).unsqueeze(3)).sum(4).transpose(2, 3)
 
 
 class WeightedStack(nn.Module):

@@ -64,7 +64,10 @@ def test_anova_of_projected_functions_multiplies_chains_of_increasing_fields() -
     second, third = stack(e)
     w1, w2 = (function.block_weight() for function in stack.functions)
     for t in range(TABLES):
-        chain = lambda a, b, t=t: (e[t, :, a] @ w1[t, a, b]) * e[t, :, b]
+
+        def chain(a: int, b: int, t: int = t) -> Tensor:
+            return (e[t, :, a] @ w1[t, a, b]) * e[t, :, b]
+
         torch.testing.assert_close(second[t, :, 0], sum(chain(a, b) for a, b in combinations(range(FIELDS), 2)))
         triples = combinations(range(FIELDS), 3)
         expected = sum((chain(a, b) @ w2[t, b, c]) * e[t, :, c] for a, b, c in triples)

@@ -57,7 +57,7 @@ def _function(model: CTRModel) -> object:
 
 def _scale(model: CTRModel, name: str, pair: int) -> Tensor:
     """M_ab of a pair as a (dim, dim) matrix."""
-    weights, (a, b) = _function(model).weights, PAIRS[pair]
+    weights, a = _function(model).weights, PAIRS[pair][0]
     dim = _function(model).dim
     if name == "naive":
         return torch.eye(dim, dtype=torch.float64)
