@@ -60,6 +60,8 @@ class FunctionConfig:
             raise ValueError("a low-rank matrix cannot start as the identity; choose init 'xavier' or 'xavier_whole'")
         if self.kind in ("weighted", "diagonal") and self.init not in ("identity", "normal"):
             raise ValueError(f"init of kind {self.kind!r} must be 'identity' or 'normal', got {self.init!r}")
+        if self.noise < 0:
+            raise ValueError(f"noise must be at least 0, got {self.noise}")
         if self.selector != "none" and not self.triangular:
             raise ValueError("a selector chooses slices for pairs a < b; set triangular")
 

@@ -233,6 +233,7 @@ def test_slices_are_counted_by_selector() -> None:
             {"kind": "weighted", "init": "xavier"},
             "init of kind 'weighted' must be 'identity' or 'normal', got 'xavier'",
         ),
+        ({"noise": -0.1}, "noise must be at least 0, got -0.1"),
         ({"selector": "field"}, "a selector chooses slices for pairs a < b; set triangular"),
     ],
 )

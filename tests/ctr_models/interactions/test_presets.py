@@ -10,7 +10,7 @@ from ctr_models.interactions import presets
 from ctr_models.layers import MLPConfig
 from ctr_models.model import CTRModel
 from tests.ctr_models.interactions.textbook import textbook_logits
-from tests.ctr_models.interactions.worlds import tiny_backbones, tiny_batch, tiny_model, tiny_presets
+from tests.ctr_models.interactions.worlds import FIELDS, tiny_backbones, tiny_batch, tiny_model, tiny_presets
 
 PRESETS = tiny_presets()
 EVERY = {**PRESETS, **tiny_backbones(1), **{f"{name}_x3": c for name, c in tiny_backbones(3).items()}}
@@ -79,6 +79,28 @@ def test_bf16_stays_close(name: str) -> None:
         exact = model(batch)
         rough = model.to(torch.bfloat16)(batch).float()
     assert (rough - exact).abs().max() <= 0.05 * exact.abs().max() + 0.02
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_autocast_trains_and_stays_close(name: str) -> None:
+    model, batch = tiny_model(EVERY[name], dtype=torch.float32), tiny_batch(32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    exact = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(batch)
+    assert (rough - exact).abs().max() <= 0.05 * exact.abs().max() + 0.02
+    rough.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "lr"])
+def test_towers_never_read_a_value_back_to_the_host(name: str) -> None:
+    config = EVERY[name]
+    fields = torch.randn(config.num_tables, 5, FIELDS, config.dim, device="meta")
+    for tower in tiny_model(config, dtype=torch.float32).to("meta").towers:
+        assert tower(fields).shape == (5, 1)
 
 
 @pytest.mark.parametrize("name", ["dcn_v2", "pfl", "ipnn", "cin", "multi_xdeepfm_x3"])
