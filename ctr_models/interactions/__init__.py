@@ -1,1 +1,1 @@
-"""What happens between field vectors and the head of a CTR model."""
+"""What is computed between field vectors and the head: product networks (the IPA normal form) and their neighbours."""
