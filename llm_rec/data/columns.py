@@ -88,15 +88,22 @@ class ClickLog:
             )
         return self.parts[name]
 
-    def train_counts(self, name: str) -> Int64[np.ndarray, "ids"]:
-        """How often each id of field `name` occurs in the train rows, for frequency filters and slices."""
+    def train_counts(self, name: str, *, label: str | None = None) -> Int64[np.ndarray, "ids"]:
+        """How often each id of field `name` occurs in the train rows, for frequency filters and slices.
+
+        With `label`, only rows that have it (1, or 0.5 and above) count.
+        """
         sizes = {found.name: found.size for found in self.schema.id_fields}
-        if name not in sizes:
-            raise DataError(f"{self.path}: no field {name!r} with ids (fields: {', '.join(sizes)})")
-        columns, ids = self.schema.id_columns[name], self.part("train").ids
+        for what, wanted, known in (("field", name, sizes), ("label", label, self.schema.labels)):
+            if wanted is not None and wanted not in known:
+                raise DataError(f"{self.path}: no {what} {wanted!r} to count by (known: {', '.join(known)})")
+        train, columns = self.part("train"), self.schema.id_columns[name]
         counts = np.zeros(sizes[name], dtype=np.int64)
-        for start in range(0, len(ids), _COUNTED):
-            counts += np.bincount(ids[start : start + _COUNTED, columns].ravel(), minlength=len(counts))
+        for start in range(0, len(train), _COUNTED):
+            ids = train.ids[start : start + _COUNTED, columns]
+            if label is not None:
+                ids = ids[train.labels[start : start + _COUNTED, self.schema.labels.index(label)] >= 0.5]
+            counts += np.bincount(ids.ravel(), minlength=len(counts))
         return counts
 
 

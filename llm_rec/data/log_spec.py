@@ -20,7 +20,8 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 class TableFile:
     """A parquet or csv file and, when files are parts, the part it holds.
 
-    `form` None: by the name of the file (.gz is fine). A csv file without a header line has its columns in `names`. `delimiter` None: tab in a .tsv file, else comma.
+    `form` None: by the name of the file (.gz is fine). A csv file without a header line has its columns in `names`.
+    `delimiter` None: a tab in a .tsv file, else a comma.
     """
 
     path: Path
