@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 _HALF = 26  # a float64 has 53 significant bits; halves of 27 and 26 bits add up in int64 without overflow
+_EXACT = 2.0**63  # whole floats below this are written as integers
 _SHIFT = 1074  # numpy.frexp gives no exponent below -1073
 
 
@@ -39,7 +40,7 @@ class RawColumn:
 
 
 def raw_column(values: np.ndarray | Sequence[object]) -> RawColumn:
-    """A column of plain values; one sort finds the distinct ones.
+    """A column of plain values; one sort finds the distinct ones. Mixed (object) values become texts first.
 
     >>> column = raw_column(["b", "a", None, "b"])
     >>> column.values.tolist(), column.codes.tolist()
@@ -47,7 +48,7 @@ def raw_column(values: np.ndarray | Sequence[object]) -> RawColumn:
     """
     array = np.asarray(values) if isinstance(values, np.ndarray) else _object_array(values)
     if array.dtype.kind == "O":
-        array = np.where(_null_objects(array), "", array).astype(np.dtypes.StringDType())
+        array = np.array([text or "" for text in texts_of(array)], dtype=np.dtypes.StringDType())
     distinct, codes = np.unique(array, return_inverse=True)
     return RawColumn(distinct, codes.astype(np.int64))
 
@@ -126,11 +127,6 @@ def _object_array(values: Sequence[object]) -> np.ndarray:
     return array
 
 
-def _null_objects(array: np.ndarray) -> Bool[np.ndarray, "rows"]:
-    nulls: np.ndarray = (array == np.array(None)) | (array != array)  # NaN alone differs from itself
-    return nulls.astype(bool)
-
-
 def _text(value: object) -> str | None:
     if value is None or value == "":
         return None
@@ -142,7 +138,7 @@ def _text(value: object) -> str | None:
 def _float_text(value: float) -> str | None:
     if value != value:
         return None
-    return str(int(value)) if value.is_integer() else repr(value)
+    return str(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
 
 
 def _number(value: object) -> float:

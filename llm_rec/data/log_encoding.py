@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from ctr_models.encode import Fitter, ValueCounts, build_fitter
+from ctr_models.encode import build_fitter
 from ctr_models.encoders import DenseVector, Number
+from ctr_models.fitters import Fitter, ValueCounts
 from ctr_models.schema import Schema
 from ctr_models.values import numbers_of, stable_hash, texts_of
 from llm_rec.artifacts import fingerprint, write_artifact
