@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1 << 17
 _CSV_BLOCK = 1 << 24  # bytes
+_BUFFER = 1 << 20  # bytes read ahead in each column, so that one huge row group need not be held
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +124,7 @@ def _parquet_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[
 
     from llm_rec.data import tables
 
-    with pq.ParquetFile(path) as table:
+    with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as table:
         tables.require_columns(table.schema_arrow.names, columns, str(path))
         yield from table.iter_batches(batch_size=rows, columns=list(columns))
 
