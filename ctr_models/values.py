@@ -71,7 +71,9 @@ def texts_of(values: np.ndarray) -> list[str | None]:
     """
     kind = values.dtype.kind
     if kind in "OUT":
-        return [_text(value) for value in values.tolist()]
+        cells = values.tolist()
+        only_texts = set(map(type, cells)) <= {str, type(None)}
+        return [cell or None for cell in cells] if only_texts else [_text(cell) for cell in cells]
     if kind == "f":
         return [_float_text(value) for value in values.tolist()]
     if kind == "b":

@@ -3,7 +3,7 @@
 pyarrow is imported inside the functions, so that importing `llm_rec.data` stays light.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CHUNK_ROWS = 1 << 17
-_CSV_BLOCK = 1 << 24  # bytes
+_CSV_BLOCK = 1 << 22  # bytes; the reader holds some blocks ahead
 _BUFFER = 1 << 20  # bytes read ahead in each column, so that one huge row group need not be held
 
 
@@ -146,6 +146,19 @@ def _csv_batches(file: TableFile, columns: Sequence[str], rows: int) -> Iterator
         strings_can_be_null=True,
     )
     with csv.open_csv(file.path, read_options=read, parse_options=parse, convert_options=convert) as reader:
-        for block in reader:
-            for start in range(0, block.num_rows, rows):
-                yield block.slice(start, rows)
+        yield from _regrouped(reader, rows)
+
+
+def _regrouped(blocks: Iterable["pa.RecordBatch"], rows: int) -> Iterator["pa.RecordBatch"]:
+    """Batches of `rows` rows, whatever the sizes of blocks: few distinct values a row make large chunks cheap."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    for block in blocks:
+        held.append(block)
+        while (total := sum(batch.num_rows for batch in held)) >= rows:
+            whole = pa.concat_batches(held)
+            yield whole.slice(0, rows)
+            held = [whole.slice(rows)] if total > rows else []
+    if held:
+        yield pa.concat_batches(held)

@@ -4,6 +4,7 @@
 ``.npy`` files, opened by memory mapping: a log may be far larger than memory.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from ctr_models.encode import restore
 from ctr_models.encoders import Encoder, State
 from ctr_models.schema import IdField, MultiValue, Schema
-from llm_rec.artifacts import read_json, read_manifest, write_json
+from llm_rec.artifacts import read_json, read_manifest, write_bytes, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.data.log_spec import ColumnSpec, Part
 from llm_rec.errors import ArtifactError, ConfigError, DataError
@@ -127,7 +128,7 @@ class ClickWriter:
                 np.lib.format.write_array_header_1_0(file, header)
                 self.files[part, name] = file
         write_json(folder / _SCHEMA, schema)
-        write_json(folder / _ENCODERS, _encoders_plain(columns), indent=None)
+        write_bytes(folder / _ENCODERS, json.dumps(_encoders_plain(columns), allow_nan=False).encode())
 
     def __enter__(self) -> "ClickWriter":
         return self
@@ -197,7 +198,7 @@ def _open_array(path: Path, rows: int, width: int, dtype: np.dtype) -> np.ndarra
 
 
 def _encoders_plain(columns: Sequence[FittedColumn]) -> Plain:
-    """Vocabularies are long: their states are JSON already and pass as they are."""
+    """States are JSON values already; vocabularies are long and pass as they are."""
     return [{"spec": to_plain(column.spec), "state": cast(Plain, column.encoder.state)} for column in columns]
 
 
