@@ -136,6 +136,7 @@ def write_log_rows(
         labels=(LABEL,),
         group=USER,
     )
+    # what the writer knows is added before the block ends, which is when the manifest is written
     details: dict[str, Plain] = {"interactions": split.log.fingerprint, "settings": to_plain(config)}
     contents = [field.by_entity.tobytes() for field in fitted]
     samples = [array.tobytes() for part in rows.values() for array in (part.users, part.items)]

@@ -22,7 +22,7 @@ from llm_rec.codec import Plain, to_plain
 from llm_rec.data.chunks import CHUNK_ROWS, Chunk, read_chunks
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn
 from llm_rec.data.log_spec import PARTS, ColumnSpec, LabelSpec, LogSpec, Part, TableFile
-from llm_rec.data.parts import expected_parts, parts_of
+from llm_rec.data.parts import TRAIN, expected_parts, parts_of
 from llm_rec.errors import DataError
 
 
@@ -40,7 +40,7 @@ def encode_log(
     `chunk_rows`. Raises `DataError` naming file, column and row or value for a missing column, a value that an encoder
     cannot read, a label outside 0..1, a null group, an unknown part, and a part without rows.
     """
-    details: dict[str, Plain] = {}
+    details: dict[str, Plain] = {}  # filled in before the block ends, which is when the manifest is written
     name = fingerprint(KIND, {"spec": to_plain(spec)}, *(_described(file) for file in files))
     with write_artifact(Path(path), kind=KIND, fingerprint=name, details=details, overwrite=overwrite) as folder:
         columns, rows = fit_columns(files, spec, chunk_rows=chunk_rows)
@@ -48,7 +48,7 @@ def encode_log(
             for chunk in read_chunks(files, spec.sources, chunk_rows):
                 encoded, parts = encode_chunk(chunk, columns, spec), parts_of(chunk, spec)
                 for part in rows:
-                    writer.append(part, encoded, parts.rows(part))
+                    writer.append(part, encoded, parts == PARTS.index(part))
         details.update(writer.details())
     return ClickLog.load(path)
 
@@ -62,8 +62,10 @@ def fit_columns(
     counts = np.zeros(len(PARTS), dtype=np.int64)
     for chunk in read_chunks(files, spec.sources, chunk_rows):
         parts = parts_of(chunk, spec)
-        counts += np.bincount(parts.numbers, minlength=len(PARTS))
-        train = parts.rows("train")
+        counts += np.bincount(parts, minlength=len(PARTS))
+        train = parts == TRAIN
+        for label in spec.labels:
+            label_of(chunk, label)  # a bad label is found before anything is written
         for column, fitter in zip(spec.columns, fitters, strict=True):
             with _naming(chunk, column.source):
                 fitter.observe(chunk.column(column.source, train))

@@ -1,59 +1,62 @@
 """Which rows of a click log train, validate and test: a function of the row alone, so streams can be cut anywhere."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import assert_never
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from ctr_models.values import texts_of
 from llm_rec.data.chunks import Chunk
-from llm_rec.data.log_spec import PARTS, ByColumnConfig, ByFractionsConfig, LogSpec, Part, TableFile
+from llm_rec.data.log_spec import PARTS, ByColumnConfig, ByFilesConfig, ByFractionsConfig, LogSpec, Part, TableFile
 from llm_rec.errors import DataError
 
+TRAIN, VALIDATION, TEST = (PARTS.index(part) for part in PARTS)
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64
 
 
-class PartRows(NamedTuple):
-    """The number of each row's part, by `PARTS`."""
-
-    numbers: Int64[np.ndarray, "rows"]
-
-    def rows(self, part: Part) -> Bool[np.ndarray, "rows"]:
-        rows: np.ndarray = self.numbers == PARTS.index(part)
-        return rows
-
-
-def parts_of(chunk: Chunk, spec: LogSpec) -> PartRows:
-    """Which part each row of a chunk belongs to: a function of the row and its position, not of the chunk."""
+def parts_of(chunk: Chunk, spec: LogSpec) -> Int64[np.ndarray, "rows"]:
+    """The part of each row of a chunk as its place in `PARTS`: a function of the row, not of the chunk."""
     parts = spec.parts
-    if isinstance(parts, ByColumnConfig):
-        raw = chunk.column(parts.column)
-        named = {value: i for i, part in enumerate(PARTS) for value in parts.values(part)}
-        numbers = np.array([named.get(text, -1) if text else -1 for text in texts_of(raw.values)], dtype=np.int64)
-        rows = numbers[raw.codes]
-        fix = f"repair it, or add it to one of parts.train, parts.validation, parts.test (known: {', '.join(named)})"
-        chunk.refuse(rows < 0, parts.column, "names no part", fix)
-        return PartRows(rows)
-    draws = uniform_draws(chunk.position, len(chunk), parts.seed)
-    if isinstance(parts, ByFractionsConfig):
-        return PartRows(np.where(draws < parts.test, 2, np.where(draws < parts.test + parts.validation, 1, 0)))
-    number = PARTS.index(_file_part(chunk.file))
-    rows = np.full(len(chunk), number, dtype=np.int64)
-    return PartRows(np.where(draws < parts.validation, 1, rows) if number == 0 else rows)
+    match parts:
+        case ByColumnConfig():
+            return _named_parts(chunk, parts)
+        case ByFractionsConfig():
+            draws = uniform_draws(chunk.position, len(chunk), parts.seed)
+            rest = np.where(draws < parts.test + parts.validation, VALIDATION, TRAIN)
+            return np.where(draws < parts.test, TEST, rest)
+        case ByFilesConfig():
+            part = PARTS.index(_file_part(chunk.file))
+            moved = (uniform_draws(chunk.position, len(chunk), parts.seed) < parts.validation) & (part == TRAIN)
+            return np.where(moved, VALIDATION, part)
+        case _:
+            assert_never(parts)
 
 
 def expected_parts(files: Sequence[TableFile], spec: LogSpec) -> dict[Part, str]:
-    """The parts that must not come out empty, each with where its rows would come from."""
+    """The parts that must not come out empty, each with why it might be."""
     parts = spec.parts
-    if isinstance(parts, ByColumnConfig):
-        named = {part: parts.values(part) for part in PARTS}
-        return {part: f"column {parts.column!r} never says {' or '.join(v)}" for part, v in named.items() if v}
-    if isinstance(parts, ByFractionsConfig):
-        shares = {"validation": parts.validation, "test": parts.test}
-        return {part: "there are too few rows for the fractions" for part in PARTS if shares.get(part, 1.0) > 0}
-    found = {_file_part(file) for file in files} | ({"validation"} if parts.validation else set()) | {"train"}
-    return {part: "no file for it holds a row" for part in PARTS if part in found}
+    match parts:
+        case ByColumnConfig():
+            named = {part: parts.values(part) for part in PARTS}
+            return {part: f"column {parts.column!r} never says {' or '.join(v)}" for part, v in named.items() if v}
+        case ByFractionsConfig():
+            shares = {"validation": parts.validation, "test": parts.test}
+            return {part: "there are too few rows for the fractions" for part in PARTS if shares.get(part, 1.0) > 0}
+        case ByFilesConfig():
+            found = {_file_part(file) for file in files} | ({"validation"} if parts.validation else set()) | {"train"}
+            return {part: "no file for it holds a row" for part in PARTS if part in found}
+        case _:
+            assert_never(parts)
+
+
+def _named_parts(chunk: Chunk, parts: ByColumnConfig) -> Int64[np.ndarray, "rows"]:
+    raw = chunk.column(parts.column)
+    places = {value: PARTS.index(part) for part in PARTS for value in parts.values(part)}
+    rows = raw.spread(np.array([places.get(text or "", -1) for text in texts_of(raw.values)], dtype=np.int64))
+    fix = f"repair it, or add it to one of parts.train, parts.validation, parts.test (known: {', '.join(places)})"
+    chunk.refuse(rows < 0, parts.column, "names no part", fix)
+    return rows
 
 
 def uniform_draws(first: int, number: int, seed: int) -> Float64[np.ndarray, "rows"]:
