@@ -35,22 +35,24 @@ BARS_FILES: dict[Part, str] = {"train": "train.csv", "validation": "valid.csv", 
 class CriteoConfig:
     """`path` is ``train.txt`` (kaggle) or the folder of the three csv files (x1, x4).
 
-    `min_count` is the published threshold of 10 (arXiv 2310.04400), but counted on the train rows alone: the published
-    code counts the whole file, test rows among them. `parts` is for kaggle only; the others come parted.
+    `min_count` None is the published threshold of 10 (arXiv 2310.04400), but counted on the train rows alone: the
+    published code counts the whole file, test rows among them. On x1, whose rare values were merged before it was
+    parted, None is 1. `parts` is for kaggle only; the others come parted.
     """
 
     path: Path
     variant: Literal["kaggle", "x1", "x4"] = "kaggle"
-    min_count: int = 10
+    min_count: int | None = None
     parts: ByFractionsConfig = field(default_factory=ByFractionsConfig)
 
 
 def criteo(config: CriteoConfig) -> ClickSource:
     """Files and fields of a copy of Criteo."""
-    numbers = NumberConfig(scale="none") if config.variant == "x1" else LogBinsConfig(min_count=config.min_count)
+    min_count = config.min_count or (1 if config.variant == "x1" else 10)
+    numbers = NumberConfig(scale="none") if config.variant == "x1" else LogBinsConfig(min_count=min_count)
     columns = (
         *(ColumnSpec(name=name, encoder=numbers) for name in NUMBERS),
-        *(ColumnSpec(name=name, encoder=VocabularyConfig(min_count=config.min_count)) for name in CATEGORIES),
+        *(ColumnSpec(name=name, encoder=VocabularyConfig(min_count=min_count)) for name in CATEGORIES),
     )
     if config.variant == "kaggle":
         file = TableFile(path=config.path, names=("label", *NUMBERS, *CATEGORIES), delimiter="\t", form="csv")

@@ -100,6 +100,16 @@ def test_avazu_drops_the_row_name_and_keeps_22_fields(tmp_path, variant):
     assert len(names) == 22
 
 
+@pytest.mark.parametrize(("variant", "criteo_count", "avazu_count"), [("x4", 10, 4), ("x1", 1, 1), ("kaggle", 10, 4)])
+def test_published_thresholds_are_the_defaults(tmp_path, variant, criteo_count, avazu_count):
+    write_bars(tmp_path, ["label"], [])
+    for config, expected in (
+        (CriteoConfig(path=tmp_path, variant=variant), criteo_count),
+        (AvazuConfig(path=tmp_path, variant=variant), avazu_count),
+    ):
+        assert click_source(config).spec.columns[-1].encoder == VocabularyConfig(min_count=expected)
+
+
 def test_frappe_keeps_its_parts_and_groups_users(tmp_path):
     rng = np.random.default_rng(2)
     splits = ["train"] * 20 + ["validation"] * 5 + ["test"] * 5
