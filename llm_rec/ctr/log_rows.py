@@ -1,0 +1,266 @@
+"""Click-log rows from an interaction log: what happened is a positive, items the user never touched are negatives.
+
+Every event of a part is a row with label 1, followed by its sampled negatives with label 0, drawn uniformly from the
+items that the user touched in no part. Such negatives are not impressions: a model of these rows ranks, but its
+probabilities mean "against a random item", and are not click rates.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from ctr_models.encode import VocabularyConfig
+from ctr_models.encoders import Vocabulary
+from ctr_models.schema import RESERVED, Schema
+from ctr_models.values import RawColumn
+from llm_rec.artifacts import fingerprint, write_artifact
+from llm_rec.codec import Plain, to_plain
+from llm_rec.ctr.untouched import UntouchedItems
+from llm_rec.data.catalog import Catalog
+from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn
+from llm_rec.data.interactions import Interactions
+from llm_rec.data.log_encoding import build_fitters, lay_out
+from llm_rec.data.log_spec import ColumnSpec, Part
+from llm_rec.data.splits import Split
+from llm_rec.errors import DataError
+from semantic_ids.code_table import CodeTable
+
+Side = Literal["user", "item"]
+USER: Side = "user"
+ITEM: Side = "item"
+LABEL = "label"
+_CHUNK = 1 << 16  # positives encoded at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogRowsConfig:
+    """What becomes a row, and which fields it has besides `user` and `item`.
+
+    `negatives` a positive in training, `evaluation_negatives` (None: as many) in validation and test. `user_columns`
+    and `item_columns` are fields of the user table and of the catalog's columns; `code_name` starts the names of the
+    fields of semantic codes, one a book. `item_ids="train"` gives ids to items with at least `min_count` train
+    positives and UNKNOWN to all others, which then differ by their other fields alone; "catalog" gives every item the
+    id catalog row + 1, so that cold items have embeddings that only negatives trained.
+    """
+
+    negatives: int = 1
+    evaluation_negatives: int | None = None
+    min_count: int = 1
+    item_ids: Literal["train", "catalog"] = "train"
+    user_columns: tuple[ColumnSpec, ...] = ()
+    item_columns: tuple[ColumnSpec, ...] = ()
+    code_name: str = "code"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("negatives", self.negatives), ("evaluation_negatives", self.evaluation_negatives or 0)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+
+    def number(self, part: Part) -> int:
+        """Negatives a positive of `part`."""
+        if part == "train" or self.evaluation_negatives is None:
+            return self.negatives
+        return self.evaluation_negatives
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Users (from 0) and catalog rows of a part's positives, each with its negatives behind it."""
+
+    users: Int64[np.ndarray, "positives"]
+    items: Int64[np.ndarray, "positives choices"]
+
+    def __len__(self) -> int:
+        return self.items.size
+
+    def chunks(self) -> Iterator[tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "rows"], np.ndarray]]:
+        """(user, item, label) of some thousand rows at a time."""
+        choices = self.items.shape[1]
+        label = np.zeros((1, choices), dtype=np.float32)
+        label[0, 0] = 1.0
+        for start in range(0, len(self.users), _CHUNK):
+            users, items = self.users[start : start + _CHUNK], self.items[start : start + _CHUNK]
+            yield np.repeat(users, choices), items.ravel(), np.tile(label, (len(users), 1)).reshape(-1, 1)
+
+
+def sample_rows(split: Split, config: LogRowsConfig) -> dict[Part, Rows]:
+    """Positives and negatives of every part; the draws of a part depend on the seed and that part alone."""
+    log = split.log
+    events: dict[Part, np.ndarray] = {
+        "train": np.flatnonzero(split.in_train),
+        "validation": split.validation,
+        "test": split.test,
+    }
+    untouched = UntouchedItems(log) if any(config.number(part) for part in events) else None
+    rows: dict[Part, Rows] = {}
+    for place, (part, positives) in enumerate(events.items()):
+        if not len(positives):
+            raise DataError(f"the {part} part of the split has no events; use another split")
+        users, items = log.users_of(positives), log.items[positives][:, None]
+        if untouched is not None:
+            drawn = untouched.draw(users, config.number(part), np.random.default_rng([config.seed, place]))
+            items = np.concatenate([items, drawn], axis=1)
+        rows[part] = Rows(users, items.astype(np.int64))
+    return rows
+
+
+def write_log_rows(
+    split: Split,
+    catalog: Catalog,
+    path: Path | str,
+    config: LogRowsConfig,
+    *,
+    users: Mapping[str, Sequence[str | None]] | None = None,
+    codes: CodeTable | None = None,
+    overwrite: bool = False,
+) -> ClickLog:
+    """Sample rows, fit encoders on the train positives, and write the click log `path`; groups are users (from 0).
+
+    `users` holds the user columns in the order of the log's users (`user_columns`). With `codes`, every book is one
+    more categorical field, after the others. Train positives of an item, for slices by frequency, are
+    ``log.train_counts("item", label="label")``. Raises `DataError` for a column that is not there, a code table of
+    other items, an empty part, and a user without an untouched item.
+    """
+    _check_inputs(split, catalog, config, users or {}, codes)
+    fitted = _fit(split, catalog, config, users or {}, codes)
+    rows = sample_rows(split, config)
+    columns = tuple(field.column for field in fitted)
+    schema = Schema(
+        fields=tuple(column.encoder.field(column.spec.name, column.spec.table) for column in columns),
+        labels=(LABEL,),
+        group=USER,
+    )
+    # what the writer knows is added before the block ends, which is when the manifest is written
+    details: dict[str, Plain] = {"interactions": split.log.fingerprint, "settings": to_plain(config)}
+    contents = [field.by_entity.tobytes() for field in fitted]
+    samples = [array.tobytes() for part in rows.values() for array in (part.users, part.items)]
+    name = fingerprint(KIND, split.log.fingerprint, {"config": to_plain(config)}, *contents, *samples)
+    sizes = {part: len(found) for part, found in rows.items()}
+    with write_artifact(Path(path), kind=KIND, fingerprint=name, details=details, overwrite=overwrite) as folder:
+        with ClickWriter(folder, schema, columns, sizes) as writer:
+            for part, found in rows.items():
+                for chunk in _encoded_chunks(found, fitted):
+                    writer.append(part, chunk)
+        details.update(writer.details())
+    return ClickLog.load(path)
+
+
+def user_columns(
+    path: Path | str, log: Interactions, columns: Sequence[str], *, user: str = "user_id"
+) -> dict[str, list[str | None]]:
+    """Columns of a table of users, one value a user of the log in its order; None where the table lacks the user."""
+    from llm_rec.data import tables
+
+    path = Path(path)
+    frame = tables.read_table(path, tables.file_format(path), [user, *columns], ids=[user])
+    ids = tables.id_strings(frame[user], str(path))
+    tables.refuse_rows(tables.repeated(ids), ids, f"{path}: column {user!r}: duplicate id", "keep one row a user")
+    row_of = {id_: row for row, id_ in enumerate(ids)}
+    found: dict[str, list[str | None]] = {}
+    for name in columns:
+        texts = tables.clean_texts(frame[name])
+        found[name] = [texts[row_of[id_]] or None if id_ in row_of else None for id_ in log.user_ids]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _EntityField:
+    """A field that is known by user or by item: its encoder, and the encoded value of every user or item."""
+
+    column: FittedColumn
+    by: Side
+    by_entity: np.ndarray
+
+
+def _fit(
+    split: Split,
+    catalog: Catalog,
+    config: LogRowsConfig,
+    users: Mapping[str, Sequence[str | None]],
+    codes: CodeTable | None,
+) -> list[_EntityField]:
+    """Encoders see the entity of every train positive, so counts are counts of events."""
+    log, train = split.log, np.flatnonzero(split.in_train)
+    seen = {"user": log.users_of(train), "item": log.items[train] - 1}
+    values: dict[Side, dict[str, Sequence[str | None]]] = {
+        USER: {USER: log.user_ids, **users},
+        ITEM: {ITEM: catalog.item_ids, **catalog.columns},
+    }
+    ids = VocabularyConfig(min_count=config.min_count)
+    specs: list[tuple[Side, ColumnSpec]] = [(USER, ColumnSpec(name=USER, encoder=ids))]
+    specs += [(ITEM, ColumnSpec(name=ITEM, encoder=ids))]
+    specs += [(USER, column) for column in config.user_columns] + [(ITEM, column) for column in config.item_columns]
+    raws = [np.array(values[side][spec.source], dtype=object) for side, spec in specs]
+    fitters = build_fitters([spec for _, spec in specs])
+    for (side, spec), raw, fitter in zip(specs, raws, fitters, strict=True):
+        with _naming(side, spec):
+            fitter.observe(RawColumn(raw, seen[side]))
+    fields = []
+    for (side, spec), raw, fitter in zip(specs, raws, fitters, strict=True):
+        encoder = fitter.finish()
+        if spec is specs[1][1] and config.item_ids == "catalog":
+            encoder = Vocabulary(catalog.item_ids)
+        with _naming(side, spec):
+            encoded = encoder.transform(RawColumn(raw, np.arange(len(raw))))
+        fields.append(_EntityField(FittedColumn(spec, encoder), side, encoded))
+    return [*fields, *([] if codes is None else _code_fields(codes, config.code_name))]
+
+
+def _code_fields(codes: CodeTable, name: str) -> list[_EntityField]:
+    """Code c of a book is id c + 2: a vocabulary of all codes, whether an item has them or not."""
+    fields = []
+    for book, size in enumerate(codes.codebook_sizes):
+        spec = ColumnSpec(name=f"{name}_{book}", encoder=VocabularyConfig())
+        encoder = Vocabulary(tuple(str(code) for code in range(size)))
+        ids = codes.items[:, book].astype(np.int64) + RESERVED
+        fields.append(_EntityField(FittedColumn(spec, encoder), ITEM, ids))
+    return fields
+
+
+def _encoded_chunks(rows: Rows, fields: Sequence[_EntityField]) -> Iterator[ClickColumns]:
+    columns = [field.column for field in fields]
+    for users, items, labels in rows.chunks():
+        encoded = [field.by_entity[users if field.by == USER else items - 1] for field in fields]
+        yield lay_out(columns, encoded, labels, users)
+
+
+@contextmanager
+def _naming(side: Side, spec: ColumnSpec) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"{side} column {spec.source!r}: {error}") from error
+
+
+def _check_inputs(
+    split: Split,
+    catalog: Catalog,
+    config: LogRowsConfig,
+    users: Mapping[str, Sequence[str | None]],
+    codes: CodeTable | None,
+) -> None:
+    from llm_rec.data import tables
+
+    if catalog.fingerprint != split.log.catalog:
+        raise DataError(
+            f"the log was made from catalog {split.log.catalog}, but the catalog given here is {catalog.fingerprint}; "
+            "use the catalog of the log"
+        )
+    tables.require_columns(users, [column.source for column in config.user_columns], "user columns")
+    tables.require_columns(catalog.columns, [column.source for column in config.item_columns], "catalog")
+    for name, values in users.items():
+        if len(values) != split.log.num_users:
+            raise DataError(
+                f"user column {name!r} has {len(values)} values, but the log has {split.log.num_users} users; "
+                "give one value a user in the order of the log"
+            )
+    if codes is not None and codes.num_items != len(catalog):
+        raise DataError(
+            f"the code table holds {codes.num_items} items, but the catalog has {len(catalog)}; encode the same catalog"
+        )
