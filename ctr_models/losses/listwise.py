@@ -21,7 +21,7 @@ def listwise_softmax(
 
     Scores are free up to a shift, so it calibrates nothing on its own: combine it with `weighted_bce`, or take
     `regression_compatible`, whose two terms want the same scores. With groups the mean is over all positives whose
-    group holds a negative; lists of one class add exactly 0 (our choice: the authors' code gives NaN without positives).
+    group holds a negative; lists of one class add exactly 0 (our choice; the authors' code gives NaN).
     """
     return _over_positives(at_least_float32(logits), labels, groups, pos_weight)
 
