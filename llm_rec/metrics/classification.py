@@ -1,4 +1,4 @@
-"""How well click probabilities rank and how true they are: AUC, grouped AUC, log loss, calibration. Float64 throughout.
+"""How well click scores rank: AUC, grouped AUC and log loss, alone, together with calibration, and by slice. In float64.
 
 Rows may carry weights (an effective sparsity, a sampling correction). Weights that depend on the label alone leave AUC
 as it is and change only log loss and calibration (arXiv 2403.14144).
@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Num
 
 from llm_rec.errors import DataError
+from llm_rec.metrics.calibration import calibration, equal_frequency_buckets, sigmoid
+from llm_rec.metrics.rows import checked_rows
 
 GroupWeight: TypeAlias = Literal["rows", "positives", "equal"]
 
@@ -24,18 +26,6 @@ class GroupedAUC:
     groups: int  # that count
     dropped_groups: float  # share of groups with one class only
     dropped_rows: float  # share of rows in them
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Calibration:
-    """Predictions beside labels, overall and per bucket; an empty bucket is NaN."""
-
-    ece: float  # sum over buckets of (weight share) * |mean prediction - mean label|
-    predicted_over_actual: float  # mean prediction / mean label: 1 is right on average; NaN without positives
-    weight: Float64[np.ndarray, "buckets"]
-    mean_prediction: Float64[np.ndarray, "buckets"]
-    mean_label: Float64[np.ndarray, "buckets"]
-    bias: Float64[np.ndarray, "buckets"]  # sum w (p - y) / sum w y; NaN for a bucket without positives
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +54,7 @@ def auc(
     >>> auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1]))
     0.875
     """
-    positive, weight = _checked(scores, labels, weights)
+    positive, weight = checked_rows(scores, labels, weights)
     order = np.argsort(scores, kind="stable")
     won, up, down = _won_pairs(scores[order], positive[order], weight[order], np.zeros(1, dtype=np.int64))
     if up[0] <= 0 or down[0] <= 0:
@@ -93,32 +83,10 @@ def grouped_auc(
     >>> grouped_auc(np.array([0.2, 0.9, 0.7, 0.1]), np.array([0, 1, 0, 1]), np.array([3, 3, 8, 8])).value
     0.5
     """
-    positive, weight = _checked(scores, labels, weights)
-    if len(groups) != len(scores):
-        raise DataError(f"there are {len(scores)} scores but {len(groups)} groups; give every row its group")
-    order = np.argsort(scores, kind="stable")
-    order = order[np.argsort(groups[order], kind="stable")]
-    starts = _starts(groups[order])
-    won, up, down = _won_pairs(scores[order], positive[order], weight[order], starts)
-    mixed = (up > 0) & (down > 0)
-    if not mixed.any():
-        raise DataError(f"none of {len(starts)} groups holds both classes; group by something coarser, or report AUC")
-    match group_weight:
-        case "rows":
-            share = (up + down)[mixed]
-        case "positives":
-            share = up[mixed]
-        case "equal":
-            share = np.ones(int(mixed.sum()))
-        case _:
-            assert_never(group_weight)
-    sizes = np.diff(starts, append=len(scores))
-    return GroupedAUC(
-        value=float((share * (won[mixed] / (up * down)[mixed])).sum() / share.sum()),
-        groups=int(mixed.sum()),
-        dropped_groups=float(1 - mixed.mean()),
-        dropped_rows=float(sizes[~mixed].sum() / len(scores)),
-    )
+    found = _grouped_auc(scores, *checked_rows(scores, labels, weights), groups, group_weight)
+    if found is None:
+        raise DataError("no group holds both classes; group by something coarser, or report AUC alone")
+    return found
 
 
 def log_loss(
@@ -131,62 +99,9 @@ def log_loss(
     >>> round(log_loss(np.array([0.0, 800.0]), np.array([1, 1])), 4)
     0.3466
     """
-    positive, weight = _checked(logits, labels, weights)
+    positive, weight = checked_rows(logits, labels, weights)
     terms = np.logaddexp(0.0, np.where(positive, -1.0, 1.0) * logits.astype(np.float64))
     return float((weight * terms).sum() / weight.sum())
-
-
-def equal_frequency_buckets(values: Float[np.ndarray, "rows"], number: int) -> Int64[np.ndarray, "rows"]:
-    """Bucket 0..number-1 of every row by the rank of its value; equal values share the bucket of the first of them.
-
-    >>> equal_frequency_buckets(np.array([0.3, 0.1, 0.2, 0.2]), 2).tolist()
-    [1, 0, 0, 0]
-    """
-    _check_number(number)
-    ranks = np.searchsorted(np.sort(values), values, side="left")
-    return ranks.astype(np.int64) * number // max(len(values), 1)
-
-
-def equal_width_buckets(probabilities: Float[np.ndarray, "rows"], number: int) -> Int64[np.ndarray, "rows"]:
-    """Bucket 0..number-1 of every row by equal steps of probability.
-
-    >>> equal_width_buckets(np.array([0.0, 0.49, 0.5, 1.0]), 2).tolist()
-    [0, 0, 1, 1]
-    """
-    _check_number(number)
-    return np.minimum((probabilities.astype(np.float64) * number).astype(np.int64), number - 1)
-
-
-def calibration(
-    probabilities: Float[np.ndarray, "rows"],
-    labels: Num[np.ndarray, "rows"] | Bool[np.ndarray, "rows"],
-    buckets: Int64[np.ndarray, "rows"],
-    weights: Float[np.ndarray, "rows"] | None = None,
-) -> Calibration:
-    """Expected calibration error and bias per bucket; `buckets` from one of the two functions above.
-
-    To compare models, cut all by the predictions of one of them: arXiv 2403.14144 uses 45 equal-frequency buckets of
-    the BCE model. ECE from equal widths depends on few crowded buckets when clicks are rare; prefer equal frequency.
-    """
-    positive, weight = _checked(probabilities, labels, weights)
-    if len(buckets) != len(positive) or buckets.min(initial=0) < 0:
-        raise DataError(f"{len(positive)} rows need as many buckets from 0 on, got {len(buckets)}")
-    mass, predicted, actual = (
-        np.bincount(buckets, weights=values).astype(np.float64)
-        for values in (weight, weight * probabilities.astype(np.float64), weight * positive)
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bias = np.where(actual > 0, (predicted - actual) / actual, np.nan)
-        means = predicted / mass, actual / mass
-        ratio = predicted.sum() / actual.sum() if actual.sum() > 0 else np.nan
-    return Calibration(
-        ece=float(np.abs(predicted - actual).sum() / mass.sum()),
-        predicted_over_actual=float(ratio),
-        weight=mass,
-        mean_prediction=means[0],
-        mean_label=means[1],
-        bias=bias,
-    )
 
 
 def click_metrics(
@@ -198,8 +113,8 @@ def click_metrics(
     num_buckets: int = 45,
     group_weight: GroupWeight = "rows",
 ) -> ClickMetrics:
-    """All figures of one set of rows; ECE over `num_buckets` equal-frequency buckets. Raises `DataError` without rows."""
-    positive, weight = _checked(logits, labels, weights)
+    """All figures of one set of rows, at least one; ECE is over `num_buckets` equal-frequency buckets."""
+    positive, weight = checked_rows(logits, labels, weights)
     exact = logits.astype(np.float64)
     both = bool((weight * positive).sum() > 0 < (weight * ~positive).sum())
     table = calibration(sigmoid(exact), positive, equal_frequency_buckets(exact, num_buckets), weight)
@@ -207,7 +122,7 @@ def click_metrics(
         rows=len(positive),
         positives=int(positive.sum()),
         auc=auc(exact, positive, weight) if both else None,
-        gauc=None if groups is None else _gauc_or_none(exact, positive, groups, weight, group_weight),
+        gauc=None if groups is None else _grouped_auc(exact, positive, weight, groups, group_weight),
         log_loss=log_loss(exact, positive, weight),
         ece=table.ece,
         predicted_over_actual=table.predicted_over_actual,
@@ -241,14 +156,39 @@ def metrics_by_slice(
     }
 
 
-def sigmoid(logits: Float[np.ndarray, "rows"]) -> Float64[np.ndarray, "rows"]:
-    """1 / (1 + exp(-x)) without overflow.
-
-    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
-    [0.0, 0.5, 1.0]
-    """
-    small = np.exp(-np.abs(logits.astype(np.float64)))
-    return np.where(logits >= 0, 1.0, small) / (1.0 + small)
+def _grouped_auc(
+    scores: Float[np.ndarray, "rows"],
+    positive: Bool[np.ndarray, "rows"],
+    weight: Float64[np.ndarray, "rows"],
+    groups: Int64[np.ndarray, "rows"],
+    group_weight: GroupWeight,
+) -> GroupedAUC | None:
+    """None when no group holds both classes."""
+    if len(groups) != len(scores):
+        raise DataError(f"there are {len(scores)} scores but {len(groups)} groups; give every row its group")
+    order = np.argsort(scores, kind="stable")
+    order = order[np.argsort(groups[order], kind="stable")]
+    starts = _starts(groups[order])
+    won, up, down = _won_pairs(scores[order], positive[order], weight[order], starts)
+    mixed = (up > 0) & (down > 0)
+    if not mixed.any():
+        return None
+    match group_weight:
+        case "rows":
+            share = (up + down)[mixed]
+        case "positives":
+            share = up[mixed]
+        case "equal":
+            share = np.ones(int(mixed.sum()))
+        case _:
+            assert_never(group_weight)
+    sizes = np.diff(starts, append=len(scores))
+    return GroupedAUC(
+        value=float((share * (won[mixed] / (up * down)[mixed])).sum() / share.sum()),
+        groups=int(mixed.sum()),
+        dropped_groups=float(1 - mixed.mean()),
+        dropped_rows=float(sizes[~mixed].sum() / len(scores)),
+    )
 
 
 def _won_pairs(
@@ -271,44 +211,3 @@ def _won_pairs(
 
 def _starts(ordered: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "groups"]:
     return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-
-
-def _gauc_or_none(
-    scores: Float64[np.ndarray, "rows"],
-    positive: Bool[np.ndarray, "rows"],
-    groups: Int64[np.ndarray, "rows"],
-    weight: Float64[np.ndarray, "rows"],
-    group_weight: GroupWeight,
-) -> GroupedAUC | None:
-    try:
-        return grouped_auc(scores, positive, groups, weight, group_weight=group_weight)
-    except DataError:
-        return None
-
-
-def _checked(
-    values: Float[np.ndarray, "rows"],
-    labels: Num[np.ndarray, "rows"] | Bool[np.ndarray, "rows"],
-    weights: Float[np.ndarray, "rows"] | None,
-) -> tuple[Bool[np.ndarray, "rows"], Float64[np.ndarray, "rows"]]:
-    """Labels as booleans, weights as float64; errors for what no metric can mean."""
-    rows = len(values)
-    if not rows or len(labels) != rows or (weights is not None and len(weights) != rows):
-        given = "no" if weights is None else len(weights)
-        raise DataError(
-            f"metrics need rows, and all columns of one length; got {rows}, {len(labels)} labels, {given} weights"
-        )
-    positive = labels.astype(bool)
-    if not np.array_equal(positive, labels):
-        raise DataError(f"labels must be 0 or 1, got values from {labels.min()} to {labels.max()}")
-    if not np.isfinite(values).all():
-        raise DataError("a score is not finite (NaN or infinite); check the model's weights and the training loss")
-    weight = np.ones(rows) if weights is None else weights.astype(np.float64)
-    if not (np.isfinite(weight).all() and weight.min() >= 0 and weight.sum() > 0):
-        raise DataError(f"weights must be finite, not negative and not all 0, got a minimum of {weight.min()}")
-    return positive, weight
-
-
-def _check_number(number: int) -> None:
-    if number < 1:
-        raise ValueError(f"number of buckets must be at least 1, got {number}")
