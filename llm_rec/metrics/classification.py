@@ -1,4 +1,4 @@
-"""How well click scores rank: AUC, grouped AUC and log loss, alone, together with calibration, and by slice. In float64.
+"""How well click scores rank and how true they are: AUC, grouped AUC, log loss, and all figures by slice. In float64.
 
 Rows may carry weights (an effective sparsity, a sampling correction). Weights that depend on the label alone leave AUC
 as it is and change only log loss and calibration (arXiv 2403.14144).
@@ -68,7 +68,7 @@ def auc(
 def grouped_auc(
     scores: Float[np.ndarray, "rows"],
     labels: Num[np.ndarray, "rows"] | Bool[np.ndarray, "rows"],
-    groups: Int64[np.ndarray, "rows"],
+    groups: Int64[np.ndarray, "grouped"],
     weights: Float[np.ndarray, "rows"] | None = None,
     *,
     group_weight: GroupWeight = "rows",
@@ -160,7 +160,7 @@ def _grouped_auc(
     scores: Float[np.ndarray, "rows"],
     positive: Bool[np.ndarray, "rows"],
     weight: Float64[np.ndarray, "rows"],
-    groups: Int64[np.ndarray, "rows"],
+    groups: Int64[np.ndarray, "grouped"],
     group_weight: GroupWeight,
 ) -> GroupedAUC | None:
     """None when no group holds both classes."""

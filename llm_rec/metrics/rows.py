@@ -8,8 +8,8 @@ from llm_rec.errors import DataError
 
 def checked_rows(
     values: Float[np.ndarray, "rows"],
-    labels: Num[np.ndarray, "rows"] | Bool[np.ndarray, "rows"],
-    weights: Float[np.ndarray, "rows"] | None,
+    labels: Num[np.ndarray, "labels"] | Bool[np.ndarray, "labels"],
+    weights: Float[np.ndarray, "weights"] | None,
 ) -> tuple[Bool[np.ndarray, "rows"], Float64[np.ndarray, "rows"]]:
     """Labels as booleans, weights as float64; errors for what no metric can mean."""
     rows = len(values)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from llm_rec.errors import DataError
 from llm_rec.metrics.calibration import calibration, equal_frequency_buckets, equal_width_buckets, sigmoid
 from llm_rec.metrics.classification import auc, click_metrics, grouped_auc, log_loss, metrics_by_slice
+from llm_rec.metrics.rows import checked_rows
 from llm_rec.metrics.slices import target_slices
 
 
@@ -169,6 +170,11 @@ ONE = np.ones(3)
         (lambda: auc(np.arange(3.0), np.array([0, 1, 2])), "labels must be 0 or 1, got values from 0 to 2"),
         (lambda: auc(np.array([1.0, np.nan]), np.array([0, 1])), "a score is not finite"),
         (lambda: auc(np.zeros(0), np.zeros(0)), "metrics need rows, and all columns of one length; got 0, 0 labels"),
+        (
+            lambda: checked_rows(ONE, ONE[:2], None),
+            "metrics need rows, and all columns of one length; got 3, 2",
+        ),
+        (lambda: grouped_auc(ONE, ONE, np.arange(2)), "there are 3 scores but 2 groups; give every row its group"),
         (lambda: log_loss(ONE, ONE, -ONE), "weights must be finite, not negative and not all 0, got a minimum of -1.0"),
         (lambda: grouped_auc(ONE, np.array([0, 1, 1]), np.arange(3)), "no group holds both classes; group by"),
     ],
