@@ -6,12 +6,19 @@ most of the spectrum of uncentred vectors.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+
+Method: TypeAlias = Literal["auto", "gram", "qr"]
+
+_CHUNK = 1 << 18  # rows of one pass
+_TINY = 1e-10  # smallest over largest eigenvalue of a Gram matrix from which square roots keep 7 digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +68,49 @@ def singular_values(vectors: Float64[Tensor, "items dim"]) -> Float64[np.ndarray
     eigenvalues = torch.linalg.eigvalsh(vectors.T @ vectors).flip(0)
     values: np.ndarray = eigenvalues.clamp(min=0.0).sqrt().numpy()
     return values
+
+
+def compact_factor(
+    vectors: Float[Tensor, "items *tables dim"], *, method: Method = "auto"
+) -> Float64[Tensor, "*tables dim dim"]:
+    """R with R^T R = E^T E: dim x dim, with the singular values and right singular vectors of E, and those of E W for
+    any W are those of R W. In float64, a chunk of rows at a time.
+
+    "gram" sums E^T E and takes its root: fast, but values below about 1e-8 of the largest are lost. "qr" folds chunks
+    into one triangular factor: every digit. "auto" is gram unless there are fewer rows than dimensions or the smallest
+    value is below 1e-5 of the largest.
+    """
+    *tables, dim = vectors.shape[1:]
+    if method == "qr" or (method == "auto" and len(vectors) < dim):
+        return _qr_factor(vectors)
+    gram = torch.zeros(*tables, dim, dim, dtype=torch.float64)
+    for rows in _chunks(vectors):
+        gram += rows.mT @ rows
+    values, directions = torch.linalg.eigh(gram)
+    if method == "auto" and bool((values[..., 0] < _TINY * values[..., -1]).any()):
+        return _qr_factor(vectors)
+    factor: Tensor = values.clamp(min=0.0).sqrt().unsqueeze(-1) * directions.mT
+    return factor
+
+
+def _qr_factor(vectors: Float[Tensor, "items *tables dim"]) -> Float64[Tensor, "*tables dim dim"]:
+    *tables, dim = vectors.shape[1:]
+    factor = torch.zeros(*tables, dim, dim, dtype=torch.float64)
+    for rows in _chunks(vectors):
+        factor = torch.linalg.qr(torch.cat([factor, rows], dim=-2), mode="r").R
+    return factor
+
+
+def _chunks(vectors: Float[Tensor, "items *tables dim"]) -> Iterator[Float64[Tensor, "*tables rows dim"]]:
+    for first in range(0, len(vectors), _CHUNK):
+        yield vectors[first : first + _CHUNK].detach().cpu().double().movedim(0, -2)
+
+
+def abundance_of(factors: Float64[Tensor, "*tables dim other"]) -> Float64[np.ndarray, "*tables"]:
+    """Information abundance of each matrix; NaN for a matrix of zeros, which has no direction."""
+    values = torch.linalg.svdvals(factors)
+    abundance: np.ndarray = (values.sum(-1) / values[..., 0]).numpy()  # 0 / 0 is NaN
+    return abundance
 
 
 def information_abundance(values: Float64[np.ndarray, "dim"]) -> float:
