@@ -15,8 +15,8 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, LoggerType, broadcast
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
 
+from ctr_models.optim import RowSums, clip_gradient_norm_
 from llm_rec.artifacts import write_bytes
 from llm_rec.codec import Plain, to_plain
 from llm_rec.errors import TrainingError
@@ -32,7 +32,8 @@ from llm_rec.training.checkpoint import (
     run_fingerprint,
     save_weights,
 )
-from llm_rec.training.groups import GroupParameters, OptimizerGroup, optimizer_groups
+from llm_rec.training.groups import GroupParameters, optimizer_groups
+from llm_rec.training.optimizers import build_optimizer, gradient_values, row_optimizers
 from llm_rec.training.random_state import generators_untouched, read_generators, seed_generators, write_generators
 from llm_rec.training.schedule import count_plateaus, learning_rate_factor
 from llm_rec.training.task import BatchSource, StepLoss, Task
@@ -109,9 +110,12 @@ class Loop(Generic[BatchT]):
         self.device: torch.device = self.accelerator.device
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.module = task.module.to(self.device)
-        chosen = optimizer_groups(self.module, groups, config.weight_decay)
+        chosen = optimizer_groups(
+            self.module, groups, weight_decay=config.weight_decay, learning_rate=config.learning_rate
+        )
         self.parameters = [p for group in chosen for p in group["params"]]
-        self.optimizer = _optimizer(config, chosen)
+        self.row_sums = RowSums()
+        self.optimizer = build_optimizer(config, chosen, self.row_sums)
         # Accelerate's wrapper looks for packages on the disk in every step; only a gradient scaler needs it.
         scaled = self.accelerator.scaler is not None
         self.step_optimizer = self.accelerator.prepare_optimizer(self.optimizer) if scaled else self.optimizer
@@ -120,7 +124,9 @@ class Loop(Generic[BatchT]):
             broadcast(list(self.module.buffers()))  # once, from the first process
         self.span = config.accumulation * self.world  # batches of the source in one update
         self.updates_per_epoch = math.ceil(len(source) / self.span)
-        self.identity = identity(config, self.module, len(source), self.world, inputs)
+        tables = row_optimizers(self.module, chosen)
+        self.has_sparse = bool(tables)
+        self.identity = identity(config, self.module, len(source), self.world, inputs, tables)
         self.checkpoints = CheckpointFolder(folder / "checkpoints") if folder is not None else None
         self.position = Position()
         self.sums = LossSums()
@@ -185,14 +191,21 @@ class Loop(Generic[BatchT]):
         if self.span > 1:
             self._divide_gradients(weights)
         if self.config.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.parameters, self.config.clip_norm)
+            self._clip_gradients(self.config.clip_norm)
         self._set_learning_rate()
         self.step_optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _clip_gradients(self, norm: float) -> None:
+        if self.has_sparse:
+            self.accelerator.unscale_gradients()
+            clip_gradient_norm_(self.parameters, norm, self.row_sums)
+        else:
+            self.accelerator.clip_grad_norm_(self.parameters, norm)
+
     def _divide_gradients(self, weights: float) -> None:
         """Sums of weighted gradients -> their weighted mean. DDP has averaged over processes; undo that."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = gradient_values(self.parameters)
         if self.world == 1:
             torch._foreach_mul_(gradients, 1.0 / weights)
         else:
@@ -207,7 +220,7 @@ class Loop(Generic[BatchT]):
         )
         self.rate = config.learning_rate * factor
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * group["learning_rate_factor"]
+            group["lr"] = group["learning_rate"] * factor
 
     def _inside_epoch(self) -> None:
         every, at = self.config.checkpoint_every, self.position.updates
@@ -404,13 +417,6 @@ def _accelerator(config: TrainerConfig, folder: Path | None) -> Accelerator:
         flat = plain if isinstance(plain, dict) else {}
         accelerator.init_trackers("llm-rec", {k: v if isinstance(v, int | float) else str(v) for k, v in flat.items()})
     return accelerator
-
-
-def _optimizer(config: TrainerConfig, groups: list[OptimizerGroup]) -> Optimizer:
-    """Adam or AdamW, fused: one kernel for all parameters."""
-    kind = AdamW if config.optimizer == "adamw" else Adam
-    plain = [dict(group) for group in groups]
-    return kind(plain, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 def _monitored(history: Sequence[Mapping[str, Plain]], monitor: str) -> Iterator[float]:

@@ -118,9 +118,17 @@ class Trainer:
 
 
 def identity(
-    config: TrainerConfig, module: torch.nn.Module, steps: int, processes: int, inputs: Mapping[str, str]
+    config: TrainerConfig,
+    module: torch.nn.Module,
+    steps: int,
+    processes: int,
+    inputs: Mapping[str, str],
+    row_optimizers: Mapping[str, str],
 ) -> dict[str, Plain]:
-    """What makes two runs the same run: config, tensors of the module, length of an epoch, processes, inputs."""
+    """What makes two runs the same run: config, tensors of the module, length of an epoch, processes, inputs.
+
+    `row_optimizers` names the tables that one trains; a run without such tables does not mention them.
+    """
     plain = to_plain(config)
     settings = {k: v for k, v in plain.items() if k not in OPERATIONAL} if isinstance(plain, dict) else {}
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
@@ -134,4 +142,5 @@ def identity(
         "tensors": tensors,
         "steps_per_epoch": steps,
         "processes": processes,
+        **({"row_optimizers": dict(row_optimizers)} if row_optimizers else {}),
     }

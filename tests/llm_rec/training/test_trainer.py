@@ -2,10 +2,8 @@
 
 import json
 import random
-import socket
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -21,8 +19,8 @@ from tests.llm_rec.training.tiny import (
     Source,
     Stopped,
     linear,
+    run_two_processes,
     same_tensors,
-    train_in_process,
     transformer,
     without_times,
 )
@@ -83,25 +81,12 @@ def test_without_weights_every_batch_has_the_same_say():
     torch.testing.assert_close(task.module.state_dict(), bare.module.state_dict())
 
 
-def _two_processes(folder, config):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = get_context("forkserver")
-    started = [context.Process(target=train_in_process, args=(rank, 2, port, folder, config)) for rank in range(2)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-    assert [process.exitcode for process in started] == [0, 0]
-
-
 def test_two_processes_equal_one_on_the_same_global_batches(tmp_path):
     config = replace(PLAIN, checkpoint_every=1, clip_norm=1.0)
     alone = linear(dtype=torch.float64)
     source = Source([3, 8, 5, 2, 7, 4, 6, 1, 9], dtype=torch.float64)
     result = Trainer(replace(config, accumulation=2)).fit(alone, source)
-    _two_processes(tmp_path, config)
+    run_two_processes(tmp_path, config)
     assert same_tensors(tmp_path / "model-0.safetensors", tmp_path / "model-1.safetensors")
     found = load_tensors(tmp_path / "model-0.safetensors")
     torch.testing.assert_close(found, dict(alone.module.state_dict()), rtol=0, atol=1e-9)
