@@ -1,0 +1,87 @@
+"""Scores of a click model on the rows of a log, and their figures by how often training saw the item."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+
+from ctr_models.losses import ClickLossConfig, num_outputs
+from ctr_models.model import CTRModel
+from ctr_models.schema import UNKNOWN
+from llm_rec.ctr.batches import take_slice, to_batch
+from llm_rec.data.columns import ClickColumns, ClickLog
+from llm_rec.data.log_spec import Part
+from llm_rec.errors import ConfigError
+from llm_rec.metrics.classification import ClickMetrics, metrics_by_slice
+from llm_rec.metrics.slices import target_slices
+from llm_rec.progress import track
+
+FREQUENCY_SLICES = ("all", "unseen", "1-4", "lt5", "lt10", "warm")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClickEvaluationConfig:
+    """`slice_field`: the field (an item) whose ids' train rows define the slices; without it there is one slice, "all".
+
+    ECE is over `num_buckets` buckets of equally many rows. Groups of rows (users) weigh by their rows.
+    """
+
+    slice_field: str | None = None
+    num_buckets: int = 45
+    batch_size: int = 16384
+
+    def __post_init__(self) -> None:
+        if min(self.num_buckets, self.batch_size) < 1:
+            raise ConfigError("num_buckets and batch_size must be at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class ClickEvaluation:
+    """Logits of all rows of a part, and their figures by slice."""
+
+    logits: Float64[np.ndarray, "rows"]
+    metrics: dict[str, ClickMetrics]
+
+
+def click_logits(
+    model: CTRModel, loss: ClickLossConfig, columns: ClickColumns, *, batch_size: int = 16384
+) -> Float64[np.ndarray, "rows"]:
+    """One logit a row (the log odds of a click), in the rows' order; the model's mode is as it was afterwards."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    parts = []
+    with torch.no_grad():
+        for start in track(range(0, len(columns), batch_size), "score rows"):
+            batch = to_batch(take_slice(columns, start, start + batch_size)).to(device)
+            outputs = model(batch)
+            parts.append(outputs[:, 1] - outputs[:, 0] if num_outputs(loss) == 2 else outputs[:, 0])
+    model.train(training)
+    return torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
+
+
+def evaluate_clicks(
+    model: CTRModel, loss: ClickLossConfig, log: ClickLog, part: Part, config: ClickEvaluationConfig
+) -> ClickEvaluation:
+    """Figures of every slice of `part` that has rows."""
+    columns = log.part(part)
+    logits = click_logits(model, loss, columns, batch_size=config.batch_size)
+    slices = {"all": np.ones(len(columns), dtype=bool)}
+    if config.slice_field is not None:
+        slices = frequency_slices(log, columns, config.slice_field)
+    metrics = metrics_by_slice(
+        logits, columns.labels[:, 0], slices, groups=columns.groups, num_buckets=config.num_buckets
+    )
+    return ClickEvaluation(logits, metrics)
+
+
+def frequency_slices(log: ClickLog, columns: ClickColumns, field: str) -> dict[str, Bool[np.ndarray, "rows"]]:
+    """Rows by how many train rows hold their id of `field`; ids that training did not know count as unseen."""
+    counts = log.train_counts(field)
+    place = log.schema.id_columns[field]
+    if place.stop - place.start != 1:
+        raise ConfigError(f"slice_field {field!r} has several ids a row; name a field with one")
+    ids = columns.ids[:, place.start].astype(np.int64)
+    counts[UNKNOWN] = 0
+    return target_slices(ids, counts)

@@ -1,0 +1,152 @@
+"""Fields that the language-model side gives a click model: semantic codes with fusion, and frozen text vectors.
+
+Both find an item by the id of one field of the log, made with ``item_ids="catalog"``, so that items which training
+never saw have codes and texts too. Codes may also be plain categorical fields of the log
+(`llm_rec.ctr.log_rows`); here they pass a fusion first (Mixture-of-Codes, arXiv 2410.09560, stage 2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ctr_models.batch import FeatureBatch
+from ctr_models.embeddings import FieldVectors, FrozenRows
+from ctr_models.protocols import FieldSource
+from ctr_models.schema import RESERVED, Schema
+from llm_rec.errors import ConfigError
+from llm_rec.frequency_gate import GateConfig, build_gate
+from semantic_ids.code_table import CodeTable
+from semantic_ids.fusion import CodeEmbedding, CodeFusionConfig, build_fusion
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemFieldsConfig:
+    """What items have beside the fields of the log, found by the id of `field`.
+
+    `fusion`: one field a book of semantic codes, after this fusion. `texts`: one field, the item's text vector through
+    a linear map (the dense adapter). `gate`: PAD's frequency gate (arXiv 2412.04107) between the id and the codes; it
+    multiplies the id's vector by 2 g_1 and those of the codes by 2 g_2, with g by the item's train positives. Gate and
+    codes together are our combination; no paper tests it.
+    """
+
+    field: str = "item"
+    fusion: CodeFusionConfig | None = None
+    texts: bool = False
+    gate: GateConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.gate is not None and self.fusion is None:
+            raise ConfigError("a gate weighs ids against codes; set a fusion too")
+
+
+@dataclass(frozen=True, eq=False)
+class ItemTables:
+    """What a catalog's items have: codes, text vectors (row 0 is padding), train positives (entry 0 is padding)."""
+
+    train_counts: Int64[np.ndarray, "items_plus_one"]
+    codes: CodeTable | None = None
+    embeddings: Float32[np.ndarray, "items_plus_one width"] | None = None
+
+
+class CodeFields(nn.Module):
+    """One field a book: fresh embeddings of the item's codes, for each set, and a fusion that the sets share.
+
+    Padding and unknown items have zeros before the fusion.
+    """
+
+    codes: Tensor
+
+    def __init__(
+        self, schema: Schema, field: str, codes: CodeTable, fusion: CodeFusionConfig, dim: int, num_tables: int = 1
+    ) -> None:
+        super().__init__()
+        self.column, self.num_tables = _column(schema, field, codes.num_items), num_tables
+        self.num_fields = codes.num_books
+        self.register_buffer("codes", torch.from_numpy(_by_id(codes.offset_codes())))
+        self.embedding = CodeEmbedding(codes.codebook_sizes, dim * num_tables)
+        self.fusion = build_fusion(fusion, codes.num_books, dim)
+
+    def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
+        found = self.embedding(F.embedding(batch.ids[:, self.column], self.codes))
+        vectors: Tensor = self.fusion(found.unflatten(-1, (self.num_tables, -1)).permute(2, 0, 1, 3))
+        return vectors
+
+
+class GatedFields(nn.Module):
+    """The fields of `inner`, the one at place `id_place` times 2 g_1 and those at `code_places` times 2 g_2."""
+
+    is_id: Tensor
+    is_code: Tensor
+
+    def __init__(
+        self,
+        inner: FieldSource,
+        gate: nn.Module,
+        column: int,
+        id_place: int,
+        code_places: Sequence[int],
+    ) -> None:
+        super().__init__()
+        if not isinstance(inner, nn.Module):
+            raise TypeError(f"a gated source must be a module, got {type(inner).__name__}")
+        self.inner, self.gate, self.column, self.num_fields = inner, gate, column, inner.num_fields
+        places = torch.arange(inner.num_fields)
+        self.register_buffer("is_id", places == id_place, persistent=False)
+        self.register_buffer("is_code", torch.isin(places, torch.tensor(list(code_places))), persistent=False)
+
+    def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
+        fields: Tensor = self.inner(batch)
+        ids = batch.ids[:, self.column]
+        weights = 2 * self.gate((ids - (RESERVED - 1)).clamp(min=0))
+        ones = torch.ones_like(weights[:, :1])
+        scale = torch.where(self.is_id, weights[:, :1], torch.where(self.is_code, weights[:, 1:], ones))
+        return fields * scale.unsqueeze(-1)
+
+
+def with_item_fields(
+    own: FieldSource, schema: Schema, config: ItemFieldsConfig, tables: ItemTables, dim: int, num_tables: int
+) -> FieldSource:
+    """The fields of the log, then those of `config`. Raises `ConfigError` when `tables` lacks what it asks for."""
+    sources: list[FieldSource] = [own]
+    if config.fusion is not None:
+        if tables.codes is None:
+            raise ConfigError("item_fields.fusion reads semantic codes, and none were given; index the catalog first")
+        sources.append(CodeFields(schema, config.field, tables.codes, config.fusion, dim, num_tables))
+    if config.texts:
+        if tables.embeddings is None:
+            raise ConfigError("item_fields.texts reads text vectors, and none were given; encode the catalog first")
+        _column(schema, config.field, len(tables.embeddings) - 1)
+        matrix = torch.from_numpy(_by_id(tables.embeddings))
+        sources.append(FrozenRows(schema, config.field, matrix, dim, num_tables))
+    joined = FieldVectors(sources)
+    if config.gate is None or tables.codes is None:
+        return joined
+    place = [field.name for field in schema.fields].index(config.field)
+    codes = range(own.num_fields, own.num_fields + tables.codes.num_books)
+    gate = build_gate(config.gate, tables.train_counts, [(0.0, 0.0), (0.0, 0.0)])
+    column = _column(schema, config.field, len(tables.train_counts) - 1)
+    return GatedFields(joined, gate, column, place, codes)
+
+
+def _column(schema: Schema, field: str, num_items: int) -> int:
+    """The column of ids of `field`, which must have an id for each item of the catalog."""
+    sizes = {found.name: found.size for found in schema.id_fields}
+    if field not in sizes:
+        raise ConfigError(f"item_fields.field {field!r} is no field with ids; there are {', '.join(sizes)}")
+    if sizes[field] != num_items + RESERVED:
+        raise ConfigError(
+            f"field {field!r} has ids for {sizes[field] - RESERVED} items but the catalog has {num_items}; "
+            'make the rows with item_ids="catalog"'
+        )
+    column: int = schema.id_columns[field].start
+    return column
+
+
+def _by_id(by_row: np.ndarray) -> np.ndarray:
+    """Rows of a catalog's table (padding first) -> rows by id: padding, unknown (zeros), items."""
+    return np.insert(by_row, 1, 0, axis=0)

@@ -1,0 +1,153 @@
+"""Click methods: everything that turns a click log into a trained model, as one value and one function."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from ctr_models.batch import FeatureBatch
+from ctr_models.embeddings import LinearTerm, NormalInit, TableInit, schema_vectors
+from ctr_models.interactions.presets import dcn_v2
+from ctr_models.losses import BCEConfig, ClickLossConfig, num_outputs
+from ctr_models.model import CTRModel, CTRModelConfig, build_ctr_model
+from ctr_models.protocols import FieldSource
+from ctr_models.schema import Schema
+from llm_rec.codec import to_plain
+from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
+from llm_rec.ctr.evaluation import click_logits
+from llm_rec.ctr.item_fields import ItemFieldsConfig, ItemTables, with_item_fields
+from llm_rec.ctr.task import ClickTask, click_groups
+from llm_rec.data.columns import ClickLog
+from llm_rec.errors import ConfigError
+from llm_rec.metrics.classification import click_metrics
+from llm_rec.training.groups import OptimizerKind, ParameterGroup
+from llm_rec.training.phases import Phase, run_phases
+from llm_rec.training.task import Task
+from llm_rec.training.trainer import TrainerConfig, TrainResult
+
+
+def _trainer() -> TrainerConfig:
+    return TrainerConfig(
+        epochs=100, learning_rate=1e-3, optimizer="adam", monitor="auc", patience=2, schedule="plateau"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClickMethodConfig:
+    """A CTR model, its loss, and how it is trained; the outputs of the model are those the loss needs.
+
+    `tables` "dense" trains tables as all other weights: with Adam every row moves in every step, and `embedding_l2`
+    pulls every row. "rowwise_adagrad" and "lazy_adam" touch the rows of the batch alone, and `embedding_l2` with them:
+    another algorithm, whose step does not get slower with the vocabulary. `embedding_l2` is the coefficient of the
+    gradient (lambda of lambda / 2 |w|^2); other weights have the trainer's `weight_decay`, which is the same kind of
+    term when its optimiser is "adam". The trainer's defaults are those of public CTR benchmarks: Adam, early stopping
+    by validation AUC with patience 2, a tenth of the learning rate after each epoch without a gain.
+    """
+
+    model: CTRModelConfig = field(default_factory=dcn_v2)
+    loss: ClickLossConfig = field(default_factory=BCEConfig)
+    grouped_loss: bool = False
+    item_fields: ItemFieldsConfig | None = None
+    init: TableInit = field(default_factory=NormalInit)
+    tables: OptimizerKind = "dense"
+    embedding_l2: float = 0.0
+    batches: ClickBatchConfig = field(default_factory=ClickBatchConfig)
+    trainer: TrainerConfig = field(default_factory=_trainer)
+
+    def __post_init__(self) -> None:
+        if self.embedding_l2 < 0:
+            raise ConfigError(f"embedding_l2 must not be negative, got {self.embedding_l2}")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedClicks:
+    """A trained click model and how its training went."""
+
+    model: CTRModel
+    result: TrainResult
+
+
+def build_click_model(method: ClickMethodConfig, schema: Schema, items: ItemTables | None = None) -> CTRModel:
+    """The untrained model of `method` over rows of `schema`, from torch's global generator.
+
+    `items` holds what `method.item_fields` reads; `ConfigError` when it is not there.
+    """
+    sparse = method.tables != "dense"
+    if method.item_fields is not None and items is None:
+        raise ConfigError("item_fields needs the tables of a catalog; pass items, or leave item_fields out")
+
+    def sources(given: Schema, dim: int, num_tables: int) -> FieldSource:
+        own = schema_vectors(given, dim, num_tables, init=method.init, sparse=sparse)
+        if method.item_fields is None or items is None:
+            return own
+        return with_item_fields(own, given, method.item_fields, items, dim, num_tables)
+
+    def linear(given: Schema, outputs: int) -> LinearTerm:
+        return LinearTerm(given, outputs, init=method.init, sparse=sparse)
+
+    config = replace(method.model, num_outputs=num_outputs(method.loss))
+    try:
+        return build_ctr_model(config, schema, build_sources=sources, build_linear=linear)
+    except ValueError as error:
+        raise ConfigError(f"method.model: {error}") from error
+
+
+def train_clicks(
+    method: ClickMethodConfig,
+    log: ClickLog,
+    *,
+    seed: int,
+    folder: Path | None = None,
+    items: ItemTables | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> TrainedClicks:
+    """Train `method` on the train rows of `log`, early stopping on its validation rows where it has some.
+
+    Every random choice comes from `seed`. With a folder a stopped run goes on there, and a finished one is loaded.
+    `inputs` are fingerprints of what `items` was made from.
+    """
+    finished = run_phases([_phase(method, log, seed, items, inputs or {})], folder)[-1]
+    return TrainedClicks(_model(finished.task.module).eval(), finished.result)
+
+
+def _phase(
+    method: ClickMethodConfig, log: ClickLog, seed: int, items: ItemTables | None, inputs: Mapping[str, str]
+) -> Phase[FeatureBatch]:
+    def build(previous: Task[FeatureBatch] | None) -> Task[FeatureBatch]:
+        return ClickTask(build_click_model(method, log.schema, items), method.loss, grouped=method.grouped_loss)
+
+    def validate(task: Task[FeatureBatch]) -> Mapping[str, float]:
+        return validation_metrics(_model(task.module), method, log)
+
+    def groups(module: nn.Module) -> Sequence[ParameterGroup]:
+        l2, decay = method.embedding_l2, method.trainer.weight_decay
+        return click_groups(_model(module), embedding_l2=l2, dense_l2=decay, tables=method.tables)
+
+    batches = ClickBatches(log, "train", method.batches, seed)
+    settings = to_plain(replace(method, trainer=TrainerConfig(epochs=1)), tagged=True)
+    return Phase(
+        name="train",
+        build=build,
+        source=lambda task: batches,
+        trainer=replace(method.trainer, seed=seed),
+        validate=validate if "validation" in log.rows else None,
+        groups=groups,
+        config=settings if isinstance(settings, dict) else {},
+        inputs={"log": log.fingerprint, **inputs},
+    )
+
+
+def validation_metrics(model: CTRModel, method: ClickMethodConfig, log: ClickLog) -> dict[str, float]:
+    """AUC, log loss (negated: the higher, the better) and, where rows are grouped, GAUC of the validation rows."""
+    columns = log.part("validation")
+    found = click_metrics(click_logits(model, method.loss, columns), columns.labels[:, 0], groups=columns.groups)
+    gauc = None if found.gauc is None else found.gauc.value
+    metrics = {"auc": found.auc, "-log_loss": -found.log_loss, "gauc": gauc}
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _model(module: nn.Module) -> CTRModel:
+    if not isinstance(module, CTRModel):
+        raise TypeError(f"expected a click model, got {type(module).__name__}")
+    return module
