@@ -18,7 +18,8 @@ from ctr_models.layers import table_linear
 class InteractionFunction(nn.Module):
     """See `FunctionConfig`. Sources are terms of the layer before, fields the other factors, both `dim` wide.
 
-    With a selector, `dim` is the width of a slice and fields arrive slices * dim wide.
+    With a selector fields arrive `dim` wide and are read as slices of `self.dim` numbers, by `pair_terms`,
+    `pair_products` and `pair_sum` alone.
     """
 
     first: Tensor

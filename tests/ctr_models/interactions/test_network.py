@@ -284,3 +284,35 @@ def test_aggregators_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError) as error:
         WeightedPooling(widths=())
     assert str(error.value) == "widths must name at least one layer, each at least 1 wide, got ()"
+
+
+POOLINGS = {
+    "pairs": (PairsPooling(), 1),
+    "sum": (SumPooling(), 2),
+    "anova": (AnovaPooling(), 2),
+    "field": (FieldPooling(residual="previous", bias="outer", gate=True), 2),
+    "weighted": (WeightedPooling(widths=(3, 3), bias=True), 2),
+}
+
+
+@pytest.mark.parametrize("aggregator", ["last", "sum", "concat", "layer_weight", "term_weight", "dim_weight"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("kind", ["naive", "weighted", "diagonal", "projected"])
+def test_every_choice_of_the_three_composes_and_keeps_sets_apart(kind, pooling, aggregator) -> None:
+    choice, num_layers = POOLINGS[pooling]
+    config = ProductNetworkConfig(
+        function=FunctionConfig(kind=kind, triangular=pooling in ("pairs", "sum", "anova")),
+        pooling=choice,
+        aggregator=AggregatorConfig(kind=aggregator),
+        num_layers=num_layers,
+    )
+    together = ProductNetwork(config, TABLES, FIELDS, DIM).double()
+    with torch.no_grad():
+        for parameter in together.parameters():
+            parameter.normal_()
+    for table in range(TABLES):
+        alone = ProductNetwork(config, 1, FIELDS, DIM).double()
+        alone.load_state_dict({name: value[table : table + 1] for name, value in together.state_dict().items()})
+        expected = alone(vectors()[table : table + 1])
+        assert expected.shape == (1, 4, together.width)
+        torch.testing.assert_close(together(vectors())[table : table + 1], expected, rtol=1e-9, atol=1e-9)
