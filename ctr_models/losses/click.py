@@ -127,12 +127,7 @@ def click_loss(
     `logits` has `num_outputs(config)` columns. With `alpha` 1 the total is exactly the pointwise term, with 0
     exactly the ranking term. Raises `ValueError` for another number of columns.
     """
-    if logits.shape[1] != num_outputs(config):
-        raise ValueError(
-            f"{type(config).__name__} needs {num_outputs(config)} logits a row, got {logits.shape[1]}; "
-            "build the model with num_outputs(loss)"
-        )
-    score = logits[:, -1] - logits[:, 0] if isinstance(config, JRCConfig) else logits[:, 0]
+    score = click_logits(config, logits)
     match config:
         case BCEConfig():
             return _alone(weighted_bce(score, labels, pos_weight=config.pos_weight))
@@ -163,13 +158,28 @@ def num_outputs(config: ClickLossConfig) -> int:
     return 2 if isinstance(config, JRCConfig) else 1
 
 
+def check_outputs(config: ClickLossConfig, logits: Float[Tensor, "batch outputs"]) -> None:
+    """Raises `ValueError` unless there are `num_outputs(config)` columns."""
+    if logits.shape[1] != num_outputs(config):
+        raise ValueError(
+            f"{type(config).__name__} needs {num_outputs(config)} logits a row, got {logits.shape[1]}; "
+            "build the model with num_outputs(loss)"
+        )
+
+
 def probabilities(config: ClickLossConfig, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch"]:
-    """Predicted click probability: sigmoid(s), and sigmoid(z1 - z0) for JRC.
+    """Predicted click probability: sigmoid(s), and sigmoid(z1 - z0) for JRC. The same errors as `click_loss`.
 
     >>> probabilities(JRCConfig(), torch.tensor([[1.0, 1.0]])).tolist()
     [0.5]
     """
-    return torch.sigmoid(logits[:, 1] - logits[:, 0] if isinstance(config, JRCConfig) else logits[:, 0])
+    return torch.sigmoid(click_logits(config, logits))
+
+
+def click_logits(config: ClickLossConfig, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch"]:
+    """The log odds of a click, one a row: what AUC and log loss are computed from. z1 - z0 for JRC."""
+    check_outputs(config, logits)
+    return logits[:, 1] - logits[:, 0] if isinstance(config, JRCConfig) else logits[:, 0]
 
 
 def effective_positive_rate(positive_rate: float, pos_weight: float) -> float:

@@ -19,6 +19,7 @@ from ctr_models.losses.click import (
     PairwiseConfig,
     RegressionCompatibleConfig,
     ShiftedFocalConfig,
+    click_logits,
 )
 from ctr_models.losses.lists import at_least_float32, classes_of, lists_of
 from ctr_models.losses.listwise import row_weights
@@ -55,9 +56,9 @@ def negative_gradient_stats(
     positive = labels > 0.5
     number = (~positive).sum()
     ordered = torch.where(positive, torch.inf, size).sort().values  # negatives first
-    last = (number - 1).clamp(min=0)
-    shares = torch.tensor([0.1, 0.5, 0.9], dtype=size.dtype, device=size.device)
-    found = ordered[(shares * last).round().long()].where(number > 0, 0.0)  # nearest rank
+    places = torch.tensor([0.1, 0.5, 0.9], dtype=size.dtype, device=size.device) * (number - 1).clamp(min=0)
+    below, above = ordered[places.floor().long()], ordered[places.ceil().long()]
+    found = torch.lerp(below, above, places.frac()).where(number > 0, 0.0)
     return GradientStats(
         mean=(size * ~positive).sum() / number.clamp(min=1),
         p10=found[0],
@@ -77,7 +78,7 @@ def logit_gradients(
     """d total / d logits of `click_loss`, closed form. Labels are 0 or 1 (those of BCE may be soft)."""
     logits = at_least_float32(logits)
     labels = labels.to(logits.dtype)
-    score = logits[:, -1] - logits[:, 0] if isinstance(loss, JRCConfig) else logits[:, 0]
+    score = click_logits(loss, logits)
     match loss:
         case BCEConfig():
             return _bce(score, labels, loss.pos_weight).unsqueeze(1)

@@ -39,12 +39,12 @@ def test_closed_forms_hold_for_a_batch_of_one_class(config, label):
     assert torch.isfinite(torch.stack(negative_gradient_stats(logits, labels, config))).all()
 
 
-def gaussian_logits(rows=4096 * 8, seed=0):
+def gaussian_logits(rows=4096 * 2, seed=0):
     """Positives around -2, negatives around -4.2, deviation 1.2: a model of sparse clicks (rate 0.256 of rows)."""
     rng = np.random.default_rng(seed)
     labels = rng.random(rows) < 0.25623
     logits = np.where(labels, -2.0, -4.2) + 1.2 * rng.standard_normal(rows)
-    return torch.from_numpy(logits).view(8, 4096, 1), torch.from_numpy(labels).double().view(8, 4096)
+    return torch.from_numpy(logits).view(2, 4096, 1), torch.from_numpy(labels).double().view(2, 4096)
 
 
 def test_negatives_receive_the_published_magnitudes():
@@ -89,9 +89,9 @@ def test_percentiles_are_those_of_negatives_alone():
     labels = (torch.arange(22) % 2 == 0).double()
     stats = negative_gradient_stats(logits, labels, ShiftedFocalConfig(gamma=1.0))
     size = logit_gradients(logits, labels, ShiftedFocalConfig(gamma=1.0))[:, 0].abs()
-    negatives = size[labels == 0].sort().values
-    assert [stats.p10.item(), stats.p50.item(), stats.p90.item()] == negatives[[1, 5, 9]].tolist()
-    assert stats.mean.item() == pytest.approx(negatives.mean().item())
+    expected = size[labels == 0].quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
+    torch.testing.assert_close(torch.stack([stats.p10, stats.p50, stats.p90]), expected)
+    assert stats.mean.item() == pytest.approx(size[labels == 0].mean().item())
     assert stats.positive_mean.item() == pytest.approx(size[labels == 1].mean().item())
 
 
