@@ -40,17 +40,19 @@ class RowSums:
     `Tensor.coalesce`, which sorts, and which waits for a GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, distinct: bool | None = None) -> None:
+        """`distinct`: give each row once, which a GPU must wait for (by default: on a CPU)."""
+        self.distinct = distinct
         self._positions: dict[nn.Parameter, Tensor] = {}
 
     def __call__(self, parameter: nn.Parameter) -> RowGradients:
         """Of a parameter with a sparse gradient."""
         rows, values = _lookups(parameter)
         chosen = self._chosen(parameter, rows)
-        if rows.device.type != "cpu":
+        if not (rows.device.type == "cpu" if self.distinct is None else self.distinct):
             sums = torch.zeros_like(values).index_add_(0, chosen, values)
             return RowGradients(rows, sums.index_select(0, chosen))
-        first = chosen.eq(torch.arange(len(rows)))
+        first = chosen.eq(torch.arange(len(rows), device=rows.device))
         numbers = (first.cumsum(0) - 1).index_select(0, chosen)
         kept = rows.index_select(0, first.nonzero().squeeze(1))
         return RowGradients(kept, values.new_zeros(len(kept), values.shape[1]).index_add_(0, numbers, values))

@@ -286,19 +286,36 @@ def test_settings_out_of_range_and_dense_gradients_are_refused():
             optimizer.step()
 
 
-def test_repeated_rows_of_a_gpu_gradient_are_written_alike():
-    """The form used on a GPU, a row for each lookup, gives the same tables."""
+@pytest.mark.parametrize("build", _optimizers())
+def test_the_form_for_a_gpu_with_a_row_for_each_lookup_gives_the_same_table(build):
+    one, other = _table(), _table()
+    steps = [build([one]), build([other])]
+    steps[1].sums = RowSums(distinct=False)
+    for ids, gradients in _batches():
+        for weight, step in zip((one, other), steps, strict=True):
+            _backward(weight, ids, gradients)
+            step.step()
+        rows, values = steps[1].sums(other)
+        assert torch.equal(rows, ids)
+        for row, value in zip(rows.tolist(), values, strict=True):
+            assert torch.equal(value, _sums(ids, gradients)[row])
+    assert torch.equal(one, other)
 
-    class Repeated(RowSums):
-        def __call__(self, parameter):
-            rows, values = super().__call__(parameter)
-            return type(super().__call__(parameter))(rows.repeat(2), values.repeat(2, 1))
 
-    for build in (RowWiseAdagrad, LazyAdam):
-        one, other = _table(), _table()
-        steps = [build([one]), build([other], sums=Repeated())]
-        for ids, gradients in _batches():
-            for weight, step in zip((one, other), steps, strict=True):
-                _backward(weight, ids, gradients)
-                step.step()
-        assert torch.equal(one, other)
+@pytest.mark.gpu
+@pytest.mark.parametrize("build", _optimizers())
+def test_on_a_gpu_nothing_waits_and_the_table_is_that_of_a_cpu(build):
+    one, other = _table(), nn.Parameter(_table().detach().cuda())
+    steps = [build([one]), build([other])]
+    for number, (ids, gradients) in enumerate(_batches()):
+        _backward(one, ids, gradients)
+        steps[0].step()
+        ids, gradients = ids.cuda(), gradients.cuda()
+        torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first update makes the state
+        try:
+            _backward(other, ids, gradients)
+            clip_gradient_norm_([other], 1e9, steps[1].sums)
+            steps[1].step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(other.cpu(), one)
