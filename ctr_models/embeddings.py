@@ -79,7 +79,7 @@ class EmbeddingTable(nn.Module):
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
         real = batch.ids.ne(0)
-        found = self.embedding(batch.ids + self.offsets) * real.unsqueeze(-1)
+        found = self.embedding(batch.ids + self.offsets).mul_(real.unsqueeze(-1))
         return rearrange(pool(found, real, self._fields), "b f (t d) -> t b f d", t=self.num_tables)
 
     def field_weight(self, name: str) -> Float[Tensor, "tables rows dim"]:

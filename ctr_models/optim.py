@@ -40,17 +40,19 @@ class RowSums:
     `Tensor.coalesce`, which sorts, and which waits for a GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, distinct: bool | None = None) -> None:
+        """`distinct`: give each row once, which a GPU must wait for (by default: on a CPU)."""
+        self.distinct = distinct
         self._positions: dict[nn.Parameter, Tensor] = {}
 
     def __call__(self, parameter: nn.Parameter) -> RowGradients:
         """Of a parameter with a sparse gradient."""
         rows, values = _lookups(parameter)
         chosen = self._chosen(parameter, rows)
-        if rows.device.type != "cpu":
+        if not (rows.device.type == "cpu" if self.distinct is None else self.distinct):
             sums = torch.zeros_like(values).index_add_(0, chosen, values)
             return RowGradients(rows, sums.index_select(0, chosen))
-        first = chosen.eq(torch.arange(len(rows)))
+        first = chosen.eq(torch.arange(len(rows), device=rows.device))
         numbers = (first.cumsum(0) - 1).index_select(0, chosen)
         kept = rows.index_select(0, first.nonzero().squeeze(1))
         return RowGradients(kept, values.new_zeros(len(kept), values.shape[1]).index_add_(0, numbers, values))
@@ -109,7 +111,8 @@ class RowWiseAdagrad(Optimizer):
                 state["sum"] = parameter.new_zeros(len(parameter), group["num_tables"])
             rows, values = self.sums(parameter)
             old = parameter.index_select(0, rows)
-            values = _with_decay(values, old, group["weight_decay"]).view(len(rows), group["num_tables"], -1)
+            values = _with_decay(values, old, group["weight_decay"])
+            values = values.view(len(rows), group["num_tables"], parameter.shape[1] // group["num_tables"])
             total = state["sum"].index_select(0, rows) + values.square().mean(-1)
             move = values / (total.sqrt() + group["eps"]).unsqueeze(-1)
             state["sum"].index_copy_(0, rows, total)

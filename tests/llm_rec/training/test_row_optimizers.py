@@ -187,6 +187,22 @@ def test_lazy_decay_must_be_the_groups_own_and_moves_touched_rows_alone():
     assert torch.equal((task.module.table.weight != before).any(1), touched)
 
 
+def test_a_dense_table_is_adam_with_l2_over_every_row():
+    """The dense-exact choice: a row that no batch holds decays like all others, unlike under a row optimiser."""
+    task, bare = lookup(sparse=False), lookup(sparse=False)
+    before = bare.module.table.weight.detach().clone()
+    source = Source([1] * 3)
+    Trainer(replace(PLAIN, optimizer="adam", weight_decay=0.1)).fit(task, source)
+    steps = torch.optim.Adam(bare.module.parameters(), lr=1e-2, weight_decay=0.1)
+    for epoch in (1, 2):
+        for batch in source.epoch(epoch):
+            bare.loss(batch).total.backward()
+            steps.step()
+            steps.zero_grad()
+    torch.testing.assert_close(task.module.state_dict(), bare.module.state_dict())
+    assert (task.module.table.weight != before).any(1).all()
+
+
 def test_another_row_optimiser_in_the_same_folder_is_refused(tmp_path):
     Trainer(PLAIN, tmp_path).fit(lookup(), Source([4]), groups=lazy_adam)
     with pytest.raises(
