@@ -258,13 +258,18 @@ def _tests_markdown(tests: Sequence[Comparison]) -> str:
 
 def select(rows: Sequence[TableRow], names: Sequence[str]) -> tuple[TableRow, ...]:
     """The rows called `names`, in the order of the table (all without names); `ConfigError` for an unknown one."""
-    known = [row.name for row in rows]
+    kept = selected([row.name for row in rows], names)
+    return tuple(row for row in rows if row.name in kept)
+
+
+def selected(known: Sequence[str], names: Sequence[str]) -> set[str]:
+    """The `names` (all known ones without names); `ConfigError` with the nearest known one for an unknown name."""
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the rows are {', '.join(known)}"
             raise ConfigError(f"no row is called {name!r}; {hint}")
-    return tuple(row for row in rows if not names or row.name in names)
+    return set(names or known)
 
 
 def table_options(description: str, *, out: str, seeds: int) -> argparse.ArgumentParser:
