@@ -71,5 +71,5 @@ def test_refusals():
         AFM(AFMConfig(), 1, 1, 4)
     with pytest.raises(ValueError, match="attention_dim must be at least 1, got 0"):
         AFMConfig(attention_dim=0)
-    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1, got -0.1"):
+    with pytest.raises(ValueError, match="dropout must be in [0, 1), got -0.1"):
         AFMConfig(dropout=-0.1)

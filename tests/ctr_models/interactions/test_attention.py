@@ -103,7 +103,7 @@ def test_each_matrix_starts_by_its_own_fans():
         ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
         ({"attention_dim": 0}, "attention_dim must be at least 1, got 0"),
         ({"num_heads": 3}, "attention_dim 64 cannot be shared by num_heads 3; choose a divisor"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

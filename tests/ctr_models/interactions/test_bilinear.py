@@ -11,12 +11,12 @@ from ctr_models.interactions.bilinear import (
     Stream,
     StreamConfig,
 )
-from ctr_models.interactions.sets import SetLinear
+from ctr_models.layers import TableLinear
 
 
 def perceptron(network, number, row, *, last_relu=True):
     """Linear maps with a ReLU after each (but the last, unless asked)."""
-    maps = [layer for layer in network.layers if isinstance(layer, SetLinear)]
+    maps = [layer for layer in network.layers if isinstance(layer, TableLinear)]
     for place, layer in enumerate(maps, start=1):
         row = row @ layer.weight[number] + layer.bias[number, 0]
         row = torch.clamp(row, min=0) if last_relu or place < len(maps) else row
@@ -126,7 +126,7 @@ def test_streams_average_over_sets_before_the_fusion():
     ("make", "message"),
     [
         (lambda: StreamConfig(hidden=()), "hidden must hold at least one size, each at least 1, got ()"),
-        (lambda: StreamConfig(dropout=1.0), "dropout must be at least 0 and below 1, got 1.0"),
+        (lambda: StreamConfig(dropout=1.0), "dropout must be in [0, 1), got 1.0"),
         (lambda: FieldGateConfig(hidden=(0,)), "hidden must hold at least one size, each at least 1, got (0,)"),
         (lambda: FieldGateConfig(context=(1, 1)), "context must hold distinct positions of fields, from 0, got (1, 1)"),
         (lambda: FieldGateConfig(context=(-1,)), "context must hold distinct positions of fields, from 0, got (-1,)"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ctr_models.interactions.gated import GatedCrossConfig, GatedCrossNet
 from safetensors.torch import load, save
 
 from ctr_models.interactions.afm import AFM, AFMConfig
@@ -10,7 +11,6 @@ from ctr_models.interactions.bilinear import FieldGateConfig, Stream, StreamConf
 from ctr_models.interactions.edcn import EDCN, EDCNConfig
 from ctr_models.interactions.euler import EulerNet, EulerNetConfig
 from ctr_models.interactions.finalnet import FinalBlockConfig, FinalNet, FinalNetConfig
-from ctr_models.interactions.gated import GatedCrossConfig, GatedCrossNet
 from ctr_models.interactions.mask import MaskNet, MaskNetConfig
 from ctr_models.interactions.mixture import CrossNetMix, CrossNetMixConfig
 from ctr_models.interactions.polynomial import PolynomialConfig, PolynomialNet

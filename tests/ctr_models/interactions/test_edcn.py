@@ -61,7 +61,7 @@ def test_regulation_starts_uniform():
     [
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

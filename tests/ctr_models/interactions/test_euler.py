@@ -108,8 +108,8 @@ def test_dropout_falls_on_either_part():
     [
         ({"num_orders": ()}, "num_orders must hold at least one size, each at least 1, got ()"),
         ({"num_orders": (3, 0)}, "num_orders must hold at least one size, each at least 1, got (3, 0)"),
-        ({"explicit_dropout": 1.5}, "explicit_dropout must be at least 0 and below 1, got 1.5"),
-        ({"implicit_dropout": -1.0}, "implicit_dropout must be at least 0 and below 1, got -1.0"),
+        ({"explicit_dropout": 1.5}, "explicit_dropout must be in [0, 1), got 1.5"),
+        ({"implicit_dropout": -1.0}, "implicit_dropout must be in [0, 1), got -1.0"),
         ({"scale": 0.0}, "scale must be above 0, got 0.0"),
     ],
 )

@@ -66,5 +66,5 @@ def test_sizes_are_checked():
         FinalBlockConfig(hidden=(6, 5))
     with pytest.raises(ValueError, match="hidden must hold at least one size, each at least 1, got \\(\\)"):
         FinalBlockConfig(hidden=())
-    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1, got 2.0"):
+    with pytest.raises(ValueError, match="dropout must be in [0, 1), got 2.0"):
         FinalBlockConfig(dropout=2.0)

@@ -9,7 +9,8 @@ from ctr_models.interactions.network import ProductNetwork, ProductNetworkConfig
 from ctr_models.interactions.pooling import FieldPooling, SumPooling
 from ctr_models.interactions.weights import FunctionConfig
 from ctr_models.layers import MLPConfig
-from ctr_models.model import CTRModelConfig, Tower, TowerConfig
+from ctr_models.model import CTRModelConfig
+from ctr_models.towers import Tower, TowerConfig
 from tests.ctr_models.interactions.worlds import FIELDS, tiny_backbones, tiny_batch, tiny_model
 
 TABLES, DIM = 3, 3

@@ -2,11 +2,11 @@
 
 import torch
 
-from ctr_models.interactions.sets import SetBatchNorm, SetLayerNorm, SetLinear, SetMLP, xavier
+from ctr_models.layers import SetMLP, TableBatchNorm, TableLayerNorm, TableLinear, xavier
 
 
 def test_linear_takes_any_number_of_axes():
-    linear = SetLinear(3, 4, 2).double()
+    linear = TableLinear(3, 4, 2).double()
     torch.nn.init.normal_(linear.bias)
     x = torch.randn(3, 5, 6, 4, dtype=torch.float64)
     expected = torch.stack([x[m] @ linear.weight[m] + linear.bias[m, 0] for m in range(3)])
@@ -23,7 +23,7 @@ def test_stacked_matrices_keep_the_variance_of_one():
 
 
 def test_layer_norm_is_torch_layer_norm_per_set():
-    norm, x = SetLayerNorm(2, 1, 5), torch.randn(2, 3, 5)
+    norm, x = TableLayerNorm(2, 1, 5), torch.randn(2, 3, 5)
     for parameter in norm.parameters():
         torch.nn.init.normal_(parameter)
     for m in range(2):
@@ -32,7 +32,7 @@ def test_layer_norm_is_torch_layer_norm_per_set():
 
 
 def test_batch_norm_is_torch_batch_norm_per_set():
-    norm = SetBatchNorm(2, 3)
+    norm = TableBatchNorm(2, 3)
     torch.manual_seed(0)
     single = [torch.nn.BatchNorm1d(3) for _ in range(2)]
     for _ in range(3):
@@ -48,4 +48,4 @@ def test_mlp_ends_with_a_relu_or_without():
     assert SetMLP(2, 4, (6, 3))(x).min() == 0
     assert SetMLP(2, 4, (6, 3), last_relu=False)(x).min() < 0
     names = [type(layer).__name__ for layer in SetMLP(2, 4, (6, 3), batch_norm=True, last_relu=False).layers]
-    assert names == ["SetLinear", "SetBatchNorm", "ReLU", "Dropout", "SetLinear"]
+    assert names == ["TableLinear", "TableBatchNorm", "ReLU", "Dropout", "TableLinear"]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ctr_models.batch import FeatureBatch
 from ctr_models.layers import MLP
-from ctr_models.model import CTRModel, Tower
+from ctr_models.model import CTRModel
+from ctr_models.towers import Tower
 from tests.ctr_models.interactions.worlds import FIELDS, GROUPS
 
 Reference = Callable[[CTRModel, Tensor], Tensor]  # vectors (tables batch fields dim) -> logits without the linear part
