@@ -4,6 +4,7 @@ An ordinary model has one set. Nothing here loops over sets. Every parameter and
 that set m of a module is its slice m.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, assert_never
@@ -44,7 +45,7 @@ def xavier(*sets: int, inputs: int, outputs: int, parts: int = 1) -> Float[Tenso
     `torch.nn.init` counts leading axes as a receptive field and shrinks stacked matrices by its square root. `parts`
     says how many matrices stand side by side in the columns.
     """
-    return torch.randn(*sets, inputs, outputs) * (2.0 / (inputs + outputs / parts)) ** 0.5
+    return torch.randn(*sets, inputs, outputs) * math.sqrt(2 / (inputs + outputs / parts))
 
 
 def table_linear(
@@ -55,7 +56,8 @@ def table_linear(
     """y^(m) = x^(m) W^(m) + b^(m): one batched matrix product for all sets."""
     rows = inputs.flatten(1, -2)
     out = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight)
-    return torch.unflatten(out, 1, inputs.shape[1:-1])
+    shaped: Tensor = torch.unflatten(out, 1, inputs.shape[1:-1])
+    return shaped
 
 
 class TableLinear(nn.Module):

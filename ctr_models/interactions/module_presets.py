@@ -23,27 +23,27 @@ from ctr_models.towers import FinalMLPConfig, TowerConfig
 
 FIRST_STREAM = MLPConfig(widths=(400, 400, 400), batch_norm=True, dropout=0.2)
 SECOND_STREAM = MLPConfig(widths=(1000,), batch_norm=True, dropout=0.3)
-PARALLEL_MASKS = MaskNetConfig(hidden=(64,), num_blocks=3)
+AFM, AUTOINT, EULERNET, EDCN = AFMConfig(), AutoIntConfig(), EulerNetConfig(), EDCNConfig()
+FINALNET, MIXTURE, XDEEPINT = FinalNetConfig(), CrossNetMixConfig(), PolynomialConfig()
+SERIAL_MASKS, PARALLEL_MASKS = MaskNetConfig(), MaskNetConfig(hidden=(64,), num_blocks=3)
 
 
-def afm(*, dim: int = 10, attention: AFMConfig = AFMConfig()) -> CTRModelConfig:
+def afm(*, dim: int = 10, attention: AFMConfig = AFM) -> CTRModelConfig:
     """Attentional FM: sum_(i<j) a_ij (e_i * e_j) with weights of the row -> linear head, and the linear part."""
     return replace(_headed(attention, dim), linear="weight")
 
 
-def autoint(*, dim: int = 10, attention: AutoIntConfig = AutoIntConfig()) -> CTRModelConfig:
+def autoint(*, dim: int = 10, attention: AutoIntConfig = AUTOINT) -> CTRModelConfig:
     """Self-attention between fields: 3 layers, 2 heads of 32 -> linear head."""
     return _headed(attention, dim)
 
 
-def autoint_plus(
-    *, dim: int = 10, attention: AutoIntConfig = AutoIntConfig(), hidden: MLPConfig = HIDDEN
-) -> CTRModelConfig:
+def autoint_plus(*, dim: int = 10, attention: AutoIntConfig = AUTOINT, hidden: MLPConfig = HIDDEN) -> CTRModelConfig:
     """`autoint` beside an MLP."""
     return _beside(attention, dim, hidden)
 
 
-def eulernet(*, dim: int = 16, orders: EulerNetConfig = EulerNetConfig()) -> CTRModelConfig:
+def eulernet(*, dim: int = 16, orders: EulerNetConfig = EULERNET) -> CTRModelConfig:
     """Products of learned orders in polar form -> linear head on real and imaginary parts. dim 16 is that of the
     authors' runs on Criteo; one layer of 16 order vectors is ours.
     """
@@ -73,7 +73,7 @@ def finalmlp(
     return CTRModelConfig(towers=(tower,), dim=dim)
 
 
-def finalnet(*, dim: int = 10, blocks: FinalNetConfig = FinalNetConfig()) -> CTRModelConfig:
+def finalnet(*, dim: int = 10, blocks: FinalNetConfig = FINALNET) -> CTRModelConfig:
     """Factorised interaction layers of any width -> linear head. With a `second` block its two heads are averaged, but
     neither is taught by the other.
     """
@@ -83,7 +83,7 @@ def finalnet(*, dim: int = 10, blocks: FinalNetConfig = FinalNetConfig()) -> CTR
 def dcn_mix(
     *,
     dim: int = 10,
-    mixture: CrossNetMixConfig = CrossNetMixConfig(),
+    mixture: CrossNetMixConfig = MIXTURE,
     hidden: MLPConfig = HIDDEN,
     structure: Structure = "parallel",
 ) -> CTRModelConfig:
@@ -91,17 +91,17 @@ def dcn_mix(
     return crosses(mixture, dim, hidden, structure)
 
 
-def crossnet_mix(*, dim: int = 10, mixture: CrossNetMixConfig = CrossNetMixConfig()) -> CTRModelConfig:
+def crossnet_mix(*, dim: int = 10, mixture: CrossNetMixConfig = MIXTURE) -> CTRModelConfig:
     """`dcn_mix` without an MLP."""
     return crosses(mixture, dim, None, "crossnet_only")
 
 
-def xdeepint(*, dim: int = 10, network: PolynomialConfig = PolynomialConfig()) -> CTRModelConfig:
+def xdeepint(*, dim: int = 10, network: PolynomialConfig = XDEEPINT) -> CTRModelConfig:
     """Polynomial layers over fields and subspaces -> linear head."""
     return _headed(network, dim)
 
 
-def masknet(*, dim: int = 10, blocks: MaskNetConfig = MaskNetConfig()) -> CTRModelConfig:
+def masknet(*, dim: int = 10, blocks: MaskNetConfig = SERIAL_MASKS) -> CTRModelConfig:
     """Mask blocks one after the other -> linear head."""
     return _headed(blocks, dim)
 
@@ -113,7 +113,7 @@ def masknet_parallel(
     return CTRModelConfig(towers=(TowerConfig(interactions=(blocks,), hidden=hidden),), dim=dim)
 
 
-def edcn(*, dim: int = 10, layers: EDCNConfig = EDCNConfig()) -> CTRModelConfig:
+def edcn(*, dim: int = 10, layers: EDCNConfig = EDCN) -> CTRModelConfig:
     """Cross and deep layers that meet after every layer -> linear head."""
     return _headed(layers, dim)
 

@@ -3,7 +3,8 @@
 Equations stand at the parts they use; here are the choices. Defaults without a source are ours (the papers' tuned
 values depend on the data set); hidden layers are those of the public benchmark's DCNv2 (500 x 3, dropout 0.1). Cross
 layers start Xavier normal by their whole matrix, functions of the FM family as FM itself. `dim` is the width of a
-field's vector. Models of other kinds are in `module_presets`, all names in `named`. For several outputs replace `num_outputs` (heads that sum, those of the FM family, have one).
+field's vector. For several outputs replace `num_outputs` (heads that sum, those of the FM family, have one). Models of
+other kinds are in `module_presets`, all names in `named`.
 """
 
 from typing import Literal
@@ -20,6 +21,7 @@ from ctr_models.towers import TowerConfig
 
 HIDDEN = MLPConfig(widths=(500, 500, 500), dropout=0.1)
 CROSS = FunctionConfig(kind="projected", init="xavier_whole")
+SENET = SENetConfig()
 NOISE = 0.01  # deviation of projected FM-family matrices from the identity at the start
 
 Structure = Literal["parallel", "stacked", "crossnet_only"]
@@ -120,7 +122,7 @@ def opnn(*, dim: int = 10, kernel: Literal["mat", "vec", "num"] = "mat", hidden:
 
 
 def fibinet(
-    *, dim: int = 10, bilinear: Sharing = "pair", senet: SENetConfig | None = SENetConfig(), hidden: MLPConfig = HIDDEN
+    *, dim: int = 10, bilinear: Sharing = "pair", senet: SENetConfig | None = SENET, hidden: MLPConfig = HIDDEN
 ) -> CTRModelConfig:
     """FiBiNET (Huang et al., RecSys 2019): the vectors (e_a W) * e_b of all pairs, of e and, with weights of their own,
     of SENet(e) -> MLP, and the linear part. `bilinear` is its "all", "each" (`source`) or "interaction" (`pair`).

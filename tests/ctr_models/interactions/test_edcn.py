@@ -7,7 +7,7 @@ from ctr_models.interactions.edcn import EDCN, EDCNConfig
 
 
 def attend(network, number, x):
-    hidden = torch.clamp(x @ network.hidden.weight[number] + network.hidden.bias[number, 0], min=0)
+    hidden = torch.clamp(x @ network.hidden.weight[number] + network.hidden.bias[number], min=0)
     logits = hidden @ network.logits.weight[number]
     return logits.exp() / logits.exp().sum() * x
 
@@ -18,7 +18,7 @@ def meet(module, number, cross, deep):
     if module.bridge == "sum":
         return cross + deep
     if module.bridge == "concat":
-        joined = torch.cat([cross, deep]) @ module.joint.weight[number] + module.joint.bias[number, 0]
+        joined = torch.cat([cross, deep]) @ module.joint.weight[number] + module.joint.bias[number]
         return torch.clamp(joined, min=0)
     return attend(module.cross, number, cross) + attend(module.deep, number, deep)
 
@@ -41,7 +41,7 @@ def test_network_equals_the_loop(build, agree, bridge, residual):
             crossed = start * (cross * crossing.weight.weight[number, :, 0]).sum() + crossing.bias[number, 0]
             cross = crossed + cross if residual else crossed
             linear = module.deeps[layer]
-            deep = torch.clamp(deep @ linear.weight[number] + linear.bias[number, 0], min=0)
+            deep = torch.clamp(deep @ linear.weight[number] + linear.bias[number], min=0)
             middle = meet(module.bridges[layer], number, cross, deep)
         return torch.cat([cross, deep, middle])
 

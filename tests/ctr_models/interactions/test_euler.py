@@ -16,7 +16,7 @@ def normalised(values, weight, bias):
 def textbook(layer, number, real, imaginary):
     """Section 3.2 for one row: lists of (dim,) real and imaginary parts, one a field."""
     flat = [torch.cat(list(part)) for part in (real, imaginary)]
-    weight, bias = layer.implicit.weight[number], layer.implicit.bias[number, 0]
+    weight, bias = layer.implicit.weight[number], layer.implicit.bias[number]
     implicit = [torch.clamp(part @ weight + bias, min=0).view(-1, real.shape[1]) for part in flat]
     results = [[], []]
     for k in range(layer.orders.shape[2]):
