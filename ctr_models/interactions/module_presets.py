@@ -64,12 +64,11 @@ def finalmlp(
     (its gates read the numeric fields there, and one category: name fields by `*_context`; without, a gate is
     learned). `num_heads` must divide the last width of both. The fusion's Xavier start is our choice.
     """
-    streams = (
-        StreamConfig(hidden=hidden, gate=FieldGateConfig(context=context) if gates else None)
-        for hidden, context in ((first, first_context), (second, second_context))
+    tower = FinalMLPConfig(
+        first=StreamConfig(hidden=first, gate=FieldGateConfig(context=first_context) if gates else None),
+        second=StreamConfig(hidden=second, gate=FieldGateConfig(context=second_context) if gates else None),
+        fusion=BilinearFusionConfig(num_heads=num_heads, initial="xavier"),
     )
-    fusion = BilinearFusionConfig(num_heads=num_heads, initial="xavier")
-    tower = FinalMLPConfig(first=next(streams), second=next(streams), fusion=fusion)
     return CTRModelConfig(towers=(tower,), dim=dim)
 
 

@@ -10,6 +10,7 @@ from ctr_models.interactions.bilinear import FieldGateConfig, Stream, StreamConf
 from ctr_models.interactions.edcn import EDCN, EDCNConfig
 from ctr_models.interactions.euler import EulerNet, EulerNetConfig
 from ctr_models.interactions.finalnet import FinalBlockConfig, FinalNet, FinalNetConfig
+from ctr_models.interactions.interaction import Transformed, TransformedConfig
 from ctr_models.interactions.mask import MaskNet, MaskNetConfig
 from ctr_models.interactions.mixture import CrossNetMix, CrossNetMixConfig
 from ctr_models.interactions.polynomial import PolynomialConfig, PolynomialNet
@@ -36,6 +37,13 @@ CASES = {
     "stream_context": (
         Stream,
         StreamConfig(hidden=MLPConfig(widths=(9,), batch_norm=True), gate=FieldGateConfig(context=(3, 1), hidden=(6,))),
+    ),
+    "transformed": (
+        Transformed,
+        TransformedConfig(
+            transforms=(SENetConfig(reduction=1, excitation="sigmoid"), FieldGateConfig(context=(0,), hidden=(6,))),
+            interaction=AFMConfig(attention_dim=6),
+        ),
     ),
     "senet": (SENet, SENetConfig(reduction=1, excitation="sigmoid")),
     "senet_max": (SENet, SENetConfig(squeeze="max", reduction=1)),

@@ -8,9 +8,9 @@ import torch
 from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import LinearTerm, schema_vectors
 from ctr_models.interactions import module_presets, multi_embedding, presets
-from ctr_models.interactions.interaction import TransformedConfig
+from ctr_models.interactions.interaction import TransformedConfig, build_interaction
 from ctr_models.interactions.named import PRESETS, preset
-from ctr_models.interactions.network import FlattenConfig
+from ctr_models.interactions.network import FlattenConfig, ProductNetwork
 from ctr_models.interactions.senet import SENetConfig
 from ctr_models.model import CTRModel, build_ctr_model
 from ctr_models.schema import Categorical, Schema
@@ -90,8 +90,6 @@ def test_a_transform_needs_to_be_named() -> None:
 
 
 def test_transforms_come_one_after_the_other() -> None:
-    from ctr_models.interactions.interaction import build_interaction
-
     torch.manual_seed(0)
     gate = SENetConfig(excitation="sigmoid")
     module = build_interaction(TransformedConfig(transforms=(gate, gate), interaction=FlattenConfig()), 2, 5, 3)
@@ -104,8 +102,6 @@ def test_transforms_come_one_after_the_other() -> None:
 def test_gdcn_can_start_as_its_released_code() -> None:
     torch.manual_seed(0)
     config = presets.gdcn(dim=100, initial_bias="uniform").towers[0].interactions[0]
-    from ctr_models.interactions.network import ProductNetwork
-
     layers = ProductNetwork(config, 1, 10, 100).stack.layers
     bias = torch.cat([layer.bias.detach().flatten() for layer in layers])
     assert 0 <= bias.min() < 0.01
