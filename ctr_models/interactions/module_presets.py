@@ -23,7 +23,7 @@ from ctr_models.towers import FinalMLPConfig, TowerConfig
 
 FIRST_STREAM = MLPConfig(widths=(400, 400, 400), batch_norm=True, dropout=0.2)
 SECOND_STREAM = MLPConfig(widths=(1000,), batch_norm=True, dropout=0.3)
-AFM, AUTOINT, EULERNET, EDCN = AFMConfig(), AutoIntConfig(), EulerNetConfig(), EDCNConfig()
+AFM, AUTOINT, EULERNET, EDCN = AFMConfig(), AutoIntConfig(), EulerNetConfig(), EDCNConfig(batch_norm=True)
 FINALNET, MIXTURE, XDEEPINT = FinalNetConfig(), CrossNetMixConfig(), PolynomialConfig()
 SERIAL_MASKS, PARALLEL_MASKS = MaskNetConfig(), MaskNetConfig(hidden=(64,), num_blocks=3)
 
@@ -113,7 +113,9 @@ def masknet_parallel(
 
 
 def edcn(*, dim: int = 10, layers: EDCNConfig = EDCN) -> CTRModelConfig:
-    """Cross and deep layers that meet after every layer -> linear head."""
+    """Cross and deep layers that meet after every layer -> linear head. The batch norm after each regulation is our
+    choice: tables that start near zero make products of products too small to learn from without it.
+    """
     return _headed(layers, dim)
 
 
