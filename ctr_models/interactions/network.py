@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.interactions.aggregators import Aggregator, AggregatorConfig
+from ctr_models.interactions.attention import AutoInt, AutoIntConfig
 from ctr_models.interactions.functions import num_slices
 from ctr_models.interactions.pooling import (
     MAX_NEWTON_ORDER,
@@ -53,7 +54,7 @@ class FlattenConfig:
 
 
 # Modules outside the normal form (attention, Euler, two-stream, gates) join this union and `build_interaction`.
-InteractionConfig: TypeAlias = ProductNetworkConfig | FlattenConfig
+InteractionConfig: TypeAlias = ProductNetworkConfig | FlattenConfig | AutoIntConfig
 
 
 class ProductNetwork(nn.Module):
@@ -82,7 +83,7 @@ class Flatten(nn.Module):
         return fields.flatten(2)
 
 
-InteractionModule: TypeAlias = ProductNetwork | Flatten
+InteractionModule: TypeAlias = ProductNetwork | Flatten | AutoInt
 
 
 def build_interaction(config: InteractionConfig, num_tables: int, num_fields: int, dim: int) -> InteractionModule:
@@ -92,6 +93,8 @@ def build_interaction(config: InteractionConfig, num_tables: int, num_fields: in
             return ProductNetwork(config, num_tables, num_fields, dim)
         case FlattenConfig():
             return Flatten(num_fields, dim)
+        case AutoIntConfig():
+            return AutoInt(config, num_tables, num_fields, dim)
         case _:
             assert_never(config)
 
