@@ -210,6 +210,17 @@ def copied_books(codes: CodeTable, copies: int) -> CodeTable:
     return CodeTable(codes=np.tile(codes.codes, (1, copies)), codebook_sizes=codes.codebook_sizes * copies)
 
 
+def field_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of sources that are no vectors of features: those of fusions and of frequency gates."""
+    found: list[nn.Parameter] = []
+    for module in model.modules():
+        if isinstance(module, CodeFields):
+            found += module.fusion.parameters()
+        elif isinstance(module, GatedFields):
+            found += module.gate.parameters()
+    return found
+
+
 @torch.no_grad()
 def semantic_vectors(model: nn.Module) -> Float[Tensor, "items width"] | None:
     """What every item of the catalog has beside its id, in its rows' order: all fields of codes or texts, after the

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,7 @@ from llm_rec.recipes.click_tables import ItemSource, item_tables, select_clicks
 from llm_rec.recipes.material import CODES_FILE
 from llm_rec.recipes.semantic_tables import SemanticData, codes_path
 from semantic_ids.code_table import CodeTable
-from semantic_ids.quantizers import FitConfig, RQVAEConfig, build_quantizer
+from semantic_ids.quantizers import FitConfig, RQVAEConfig
 
 ROOT = Path(__file__).parents[2]
 SIZES = ["--codebook-size", "3", "--dim", "4"]
@@ -127,37 +128,36 @@ def test_figures_of_codes_keep_the_information_bounds(quick: Path) -> None:
     assert ("moc-1", 1, "nmi_mean") not in codes.index
 
 
-def test_at_scale_one_me_rq_and_moc_are_one_model(script: ModuleType, data: Path, tmp_path: Path, quick: Path) -> None:
-    """Three trainings from scratch: codes of RQ-VAE with one level, of MoC with one book, and one copy of that book."""
-    setup = script.replace(script.Setup(), codebook_size=3, fit=FitConfig(steps=100, warmup_steps=20))
+def test_at_scale_one_me_rq_and_moc_are_one_model(script: ModuleType, tmp_path: Path, quick: Path) -> None:
+    """Codes of RQ-VAE with one level and of MoC with one book, and the trainings on them: equal to the last bit."""
+    setup = script.Setup(codebook_size=3, dim=4, epochs=2, fit=FitConfig(steps=40, warmup_steps=10))
     moc = setup.quantizers([1])["moc-1"]
     level = RQVAEConfig(num_codebooks=1, codebook_size=3, autoencoder=moc.autoencoder, fit=moc.fit)
-    vectors = np.random.default_rng(0).normal(size=(600, 24)).astype(np.float32)
-    found = []
-    for config in (level, moc):
-        quantizer = build_quantizer(config, 24)
-        quantizer.fit(vectors, seed=3)
-        found.append(quantizer.encode(vectors))
-    assert np.array_equal(*found)
-
-    folders = []
+    path = next((quick / "logs").iterdir())
+    codes, figures = [], []
     for name, config in (("rq-1", level), ("moc-1", moc)):
-        assert script.run_codes(quick, next((quick / "logs").iterdir()), {name: config}, seeds=1)[0].status == "done"
-        folders.append(codes_path(quick, name, config, 0))
-    off = ItemFieldsConfig(fusion=script.NoFusionConfig())
-    figures = []
-    for folder, fields in ((folders[0], off), (folders[1], off), (folders[1], script.replace(off, code_copies=1))):
+        assert script.run_codes(quick, path, {name: config}, seeds=1)[0].status == "done"
+        folder = codes_path(quick, name, config, 0)
+        codes.append(CodeTable.load(folder / CODES_FILE).codes)
         row = script.ClickRow(
             name="row",
-            method=script.replace(script.Setup(), epochs=2, dim=4).method(script.deepfm(dim=4), fields),
-            log=next((quick / "logs").iterdir()),
+            method=setup.method(script.deepfm(dim=4, hidden=script.MLPConfig(widths=(8,))), next(one_code(script))),
+            log=path,
             seeds=1,
             items=ItemSource(codes=(folder,)),
         )
-        result = script.run_clicks(tmp_path / str(len(figures)), [row])[0]
+        result = script.run_clicks(tmp_path / name, [row])[0]
         figures.append({r.metric: r.value for r in result.records if r.metric in ("auc", "log_loss", "validation")})
-    assert figures[0] == figures[1] == figures[2]
+    assert np.array_equal(*codes)
+    assert len(np.unique(codes[0])) > 1
+    assert figures[0] == figures[1]
     assert len(figures[0]) == 3
+
+
+def one_code(script: ModuleType) -> Iterator[ItemFieldsConfig]:
+    """Fields of the row that stands for ME, RQ and MoC at scale 1; ME's are the same with one copy."""
+    found: Iterator[ItemFieldsConfig] = (s.fields for s in script.at(1) if s.name == script.ONE)
+    return found
 
 
 def parameters(script: ModuleType, quick: Path, fields: ItemFieldsConfig | None, items: ItemTables | None) -> int:
