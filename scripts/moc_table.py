@@ -33,9 +33,10 @@ from pathlib import Path
 
 from ctr_models.embeddings import NormalInit
 from ctr_models.interactions.attention import AutoIntConfig
+from ctr_models.interactions.module_presets import autoint_plus
 from ctr_models.interactions.presets import dcn_v2, deepfm, xdeepfm
 from ctr_models.layers import MLPConfig
-from ctr_models.model import CTRModelConfig, TowerConfig
+from ctr_models.model import CTRModelConfig
 from llm_rec.artifacts import write_bytes
 from llm_rec.ctr.batches import ClickBatchConfig
 from llm_rec.ctr.item_fields import ItemFieldsConfig
@@ -112,11 +113,10 @@ class Setup:
 
     def backbones(self) -> dict[str, CTRModelConfig]:
         attention = AutoIntConfig(num_layers=2, attention_dim=32)
-        towers = (TowerConfig(interactions=(attention,)), TowerConfig(hidden=HIDDEN))
         return {
             ALL_SCALES: dcn_v2(dim=self.dim, num_layers=3, hidden=HIDDEN),
             "DeepFM": deepfm(dim=self.dim, hidden=HIDDEN),
-            "AutoInt+": CTRModelConfig(towers=towers, dim=self.dim),
+            "AutoInt+": autoint_plus(dim=self.dim, attention=attention, hidden=HIDDEN),
             "xDeepFM": xdeepfm(dim=self.dim, hidden=HIDDEN),
         }
 
