@@ -81,8 +81,9 @@ def evaluate_clicks(
 def frequency_slices(
     log: ClickLog, columns: ClickColumns, field: str, *, label: str | None = None
 ) -> dict[str, Bool[np.ndarray, "rows"]]:
-    """Rows by how many train rows (with `label`: how many that have it) hold their id of `field`; ids that training did
-    not know count as unseen.
+    """Rows by how many train rows hold their id of `field`; ids that training did not know count as unseen.
+
+    With `label` only train rows that have it count: where negatives are sampled, cold items are in rows too.
     """
     counts = log.train_counts(field, label=label)
     place = log.schema.id_columns[field]
