@@ -168,8 +168,12 @@ class ParallelCodebooks(nn.Module):
         return rearrange(latent @ self.maps.T, "batch (books dim) -> batch books dim", books=books)
 
     def _nearest(self, inputs: Tensor) -> Tensor:
-        """|C|^2 - 2 z C for all books at once; |z|^2 is the same for every code of a row."""
+        """|C|^2 - 2 z C for all books at once; |z|^2 is the same for every code of a row. One book is a residual level,
+        and chooses by its arithmetic, so that rounding never tells the two apart.
+        """
         tables = self.tables.detach()
+        if len(tables) == 1:
+            return squared_distances(inputs[:, 0], tables[0]).argmin(1, keepdim=True)
         norms = tables.square().sum(2)
         if self.maps is None:
             products = inputs[:, 0] @ rearrange(tables, "books codes dim -> dim (books codes)")

@@ -18,6 +18,7 @@ from torch import Tensor
 Method: TypeAlias = Literal["auto", "gram", "qr"]
 
 _CHUNK = 1 << 18  # rows of one pass
+_LOST = 1e-7  # singular values below this share of the largest are noise of a Gram matrix in float64
 _TINY = 1e-10  # smallest over largest eigenvalue of a Gram matrix from which square roots keep 7 digits
 
 
@@ -143,6 +144,16 @@ def participation_ratio(values: Float64[np.ndarray, "dim"]) -> float:
     """
     energy = values**2
     return float(energy.sum() ** 2 / (energy**2).sum()) if energy.sum() > 0 else 0.0
+
+
+def condition_number(values: Float64[np.ndarray, "dim"]) -> float:
+    """Largest over smallest; infinite where the smallest is lost in the rounding of `singular_values`.
+
+    >>> condition_number(np.array([4.0, 2.0]))
+    2.0
+    """
+    smallest, largest = float(values.min()), float(values.max())
+    return largest / smallest if smallest > _LOST * largest else math.inf
 
 
 def mean_cosine(vectors: Float[Tensor, "items dim"], *, pairs: int = 100_000, seed: int = 0) -> float:

@@ -24,11 +24,13 @@ FREQUENCY_SLICES = ("all", "unseen", "1-4", "lt5", "lt10", "warm")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClickEvaluationConfig:
     """`slice_field`: the field (an item) whose ids' train rows define the slices; without it there is one slice, "all".
+    `slice_label`: count only train rows with this label, so that sampled negatives make no item warm.
 
     ECE is over `num_buckets` buckets of equally many rows. Groups of rows (users) weigh by their rows.
     """
 
     slice_field: str | None = None
+    slice_label: str | None = None
     num_buckets: int = 45
     batch_size: int = 16384
 
@@ -69,16 +71,21 @@ def evaluate_clicks(
     logits = click_logits(model, loss, columns, batch_size=config.batch_size)
     slices = {"all": np.ones(len(columns), dtype=bool)}
     if config.slice_field is not None:
-        slices = frequency_slices(log, columns, config.slice_field)
+        slices = frequency_slices(log, columns, config.slice_field, label=config.slice_label)
     metrics = metrics_by_slice(
         logits, columns.labels[:, 0], slices, groups=columns.groups, num_buckets=config.num_buckets
     )
     return ClickEvaluation(logits, metrics)
 
 
-def frequency_slices(log: ClickLog, columns: ClickColumns, field: str) -> dict[str, Bool[np.ndarray, "rows"]]:
-    """Rows by how many train rows hold their id of `field`; ids that training did not know count as unseen."""
-    counts = log.train_counts(field)
+def frequency_slices(
+    log: ClickLog, columns: ClickColumns, field: str, *, label: str | None = None
+) -> dict[str, Bool[np.ndarray, "rows"]]:
+    """Rows by how many train rows hold their id of `field`; ids that training did not know count as unseen.
+
+    With `label` only train rows that have it count: where negatives are sampled, cold items are in rows too.
+    """
+    counts = log.train_counts(field, label=label)
     place = log.schema.id_columns[field]
     if place.stop - place.start != 1:
         raise ConfigError(f"slice_field {field!r} has several ids a row; name a field with one")

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctr_models.batch import FeatureBatch
-from ctr_models.embeddings import FieldVectors, FrozenRows
+from ctr_models.embeddings import FieldVectors, TableInit, init_table
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import RESERVED, Schema
 from llm_rec.errors import ConfigError
@@ -28,20 +29,29 @@ from semantic_ids.fusion import CodeEmbedding, CodeFusionConfig, build_fusion
 class ItemFieldsConfig:
     """What items have beside the fields of the log, found by the id of `field`.
 
-    `fusion`: one field a book of semantic codes, after this fusion. `texts`: one field, the item's text vector through
-    a linear map (the dense adapter). `gate`: PAD's frequency gate (arXiv 2412.04107) between the id and the codes; it
-    multiplies the id's vector by 2 g_1 and those of the codes by 2 g_2, with g by the item's train positives. Gate and
-    codes together are our combination; no paper tests it.
+    `fusion`: one field a book of semantic codes, after this fusion; with `code_copies` each book is read that many
+    times, every time with a table of its own (N tables for one code: the multi-embedding baseline of Mixture-of-Codes).
+    `texts`: the item's text vector through `text_fields` linear maps, a field each (the dense adapter). N books of K
+    codes, N copies of one book and N maps of vectors K wide have N K dim numbers each (and a padding row a table of
+    codes). `gate`: PAD's frequency gate (arXiv 2412.04107) between the id and the codes; it multiplies the id's vector
+    by 2 g_1 and those of the codes by 2 g_2, with g by the item's train positives. Gate and codes together are our
+    combination; no paper tests it.
     """
 
     field: str = "item"
     fusion: CodeFusionConfig | None = None
+    code_copies: int = 1
     texts: bool = False
+    text_fields: int = 1
     gate: GateConfig | None = None
 
     def __post_init__(self) -> None:
         if self.gate is not None and self.fusion is None:
             raise ConfigError("a gate weighs ids against codes; set a fusion too")
+        if self.code_copies < 1 or self.text_fields < 1:
+            raise ConfigError(
+                f"code_copies and text_fields must be at least 1, got {self.code_copies} and {self.text_fields}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,25 +66,71 @@ class ItemTables:
 class CodeFields(nn.Module):
     """One field a book: fresh embeddings of the item's codes, for each set, and a fusion that the sets share.
 
-    Padding and unknown items have zeros before the fusion.
+    `init` is that of the other tables, drawn for one table of all books. Padding and unknown items have zeros before
+    the fusion.
     """
 
     codes: Tensor
 
     def __init__(
-        self, schema: Schema, field: str, codes: CodeTable, fusion: CodeFusionConfig, dim: int, num_tables: int = 1
+        self,
+        schema: Schema,
+        field: str,
+        codes: CodeTable,
+        fusion: CodeFusionConfig,
+        dim: int,
+        num_tables: int = 1,
+        *,
+        init: TableInit | None = None,
     ) -> None:
         super().__init__()
         self.column, self.num_tables = _column(schema, field, codes.num_items), num_tables
         self.num_fields = codes.num_books
         self.register_buffer("codes", torch.from_numpy(_by_id(codes.offset_codes())))
         self.embedding = CodeEmbedding(codes.codebook_sizes, dim * num_tables)
+        if init is not None:
+            weight = self.embedding.weight.detach()
+            init_table(weight, init, rows=sum(codes.codebook_sizes), dim=dim)
+            weight[self.embedding.offsets] = 0.0
         self.fusion = build_fusion(fusion, codes.num_books, dim)
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
-        found = self.embedding(F.embedding(batch.ids[:, self.column], self.codes))
+        return self.look_up(batch.ids[:, self.column])
+
+    def look_up(self, ids: Int64[Tensor, "batch"]) -> Float[Tensor, "tables batch fields dim"]:
+        """The fields of items by their ids in the log."""
+        found = self.embedding(F.embedding(ids, self.codes))
         vectors: Tensor = self.fusion(found.unflatten(-1, (self.num_tables, -1)).permute(2, 0, 1, 3))
         return vectors
+
+
+class TextFields(nn.Module):
+    """`num_fields` linear maps, without bias, of the item's frozen vector: a field each, for each set."""
+
+    matrix: Tensor
+
+    def __init__(
+        self,
+        schema: Schema,
+        field: str,
+        embeddings: Float32[np.ndarray, "items_plus_one width"],
+        num_fields: int,
+        dim: int,
+        num_tables: int = 1,
+    ) -> None:
+        super().__init__()
+        self.column, self.num_tables = _column(schema, field, len(embeddings) - 1), num_tables
+        self.num_fields = num_fields
+        self.register_buffer("matrix", torch.from_numpy(_by_id(embeddings)))
+        self.project = nn.Linear(embeddings.shape[1], num_tables * num_fields * dim, bias=False)
+
+    def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
+        return self.look_up(batch.ids[:, self.column])
+
+    def look_up(self, ids: Int64[Tensor, "batch"]) -> Float[Tensor, "tables batch fields dim"]:
+        """The fields of items by their ids in the log."""
+        found: Tensor = self.project(F.embedding(ids, self.matrix))
+        return rearrange(found, "b (t f d) -> t b f d", t=self.num_tables, f=self.num_fields)
 
 
 class GatedFields(nn.Module):
@@ -109,28 +165,74 @@ class GatedFields(nn.Module):
 
 
 def with_item_fields(
-    own: FieldSource, schema: Schema, config: ItemFieldsConfig, tables: ItemTables, dim: int, num_tables: int
+    own: FieldSource,
+    schema: Schema,
+    config: ItemFieldsConfig,
+    tables: ItemTables,
+    dim: int,
+    num_tables: int,
+    *,
+    init: TableInit | None = None,
 ) -> FieldSource:
-    """The fields of the log, then those of `config`. Raises `ConfigError` when `tables` lacks what it asks for."""
+    """The fields of the log, then those of `config`; `init` starts the tables of codes (None: N(0, 0.02^2)).
+
+    Raises `ConfigError` when `tables` lacks what `config` asks for.
+    """
     sources: list[FieldSource] = [own]
+    codes: CodeTable | None = None
     if config.fusion is not None:
         if tables.codes is None:
             raise ConfigError("item_fields.fusion reads semantic codes, and none were given; index the catalog first")
-        sources.append(CodeFields(schema, config.field, tables.codes, config.fusion, dim, num_tables))
+        codes = copied_books(tables.codes, config.code_copies)
+        sources.append(CodeFields(schema, config.field, codes, config.fusion, dim, num_tables, init=init))
     if config.texts:
         if tables.embeddings is None:
             raise ConfigError("item_fields.texts reads text vectors, and none were given; encode the catalog first")
-        _column(schema, config.field, len(tables.embeddings) - 1)
-        matrix = torch.from_numpy(_by_id(tables.embeddings))
-        sources.append(FrozenRows(schema, config.field, matrix, dim, num_tables))
+        sources.append(TextFields(schema, config.field, tables.embeddings, config.text_fields, dim, num_tables))
     joined = FieldVectors(sources)
-    if config.gate is None or tables.codes is None:
+    if config.gate is None or codes is None:
         return joined
     place = [field.name for field in schema.fields].index(config.field)
-    codes = range(own.num_fields, own.num_fields + tables.codes.num_books)
+    places = range(own.num_fields, own.num_fields + codes.num_books)
     gate = build_gate(config.gate, tables.train_counts, [(0.0, 0.0), (0.0, 0.0)])
     column = _column(schema, config.field, len(tables.train_counts) - 1)
-    return GatedFields(joined, gate, column, place, codes)
+    return GatedFields(joined, gate, column, place, places)
+
+
+def copied_books(codes: CodeTable, copies: int) -> CodeTable:
+    """All books side by side, `copies` times over.
+
+    >>> copied_books(CodeTable.from_codes(np.array([[2], [1]]), (4,)), 3).items.tolist()
+    [[2, 2, 2], [1, 1, 1]]
+    """
+    if copies == 1:
+        return codes
+    return CodeTable(codes=np.tile(codes.codes, (1, copies)), codebook_sizes=codes.codebook_sizes * copies)
+
+
+def field_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of sources that are no vectors of features: those of fusions and of frequency gates."""
+    found: list[nn.Parameter] = []
+    for module in model.modules():
+        if isinstance(module, CodeFields):
+            found += module.fusion.parameters()
+        elif isinstance(module, GatedFields):
+            found += module.gate.parameters()
+    return found
+
+
+@torch.no_grad()
+def semantic_vectors(model: nn.Module) -> Float[Tensor, "items width"] | None:
+    """What every item of the catalog has beside its id, in its rows' order: all fields of codes or texts, after the
+    fusion and before a frequency gate, side by side for all sets. None for a model without such fields.
+    """
+    parts = []
+    for module in model.modules():
+        if isinstance(module, CodeFields | TextFields):
+            by_id = module.codes if isinstance(module, CodeFields) else module.matrix
+            found = module.look_up(torch.arange(RESERVED, len(by_id), device=by_id.device))
+            parts.append(rearrange(found, "t i f d -> i (t f d)"))
+    return torch.cat(parts, dim=1) if parts else None
 
 
 def _column(schema: Schema, field: str, num_items: int) -> int:

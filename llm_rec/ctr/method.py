@@ -81,7 +81,7 @@ def build_click_model(method: ClickMethodConfig, schema: Schema, items: ItemTabl
         own = schema_vectors(given, dim, num_tables, init=method.init, sparse=sparse)
         if method.item_fields is None or items is None:
             return own
-        return with_item_fields(own, given, method.item_fields, items, dim, num_tables)
+        return with_item_fields(own, given, method.item_fields, items, dim, num_tables, init=method.init)
 
     def linear(given: Schema, outputs: int) -> LinearTerm:
         return LinearTerm(given, outputs, init=method.init, sparse=sparse)

@@ -8,6 +8,7 @@ from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import EmbeddingTable
 from ctr_models.losses import ClickLossConfig, click_loss
 from ctr_models.model import CTRModel
+from llm_rec.ctr.item_fields import field_weights
 from llm_rec.training.groups import OptimizerKind, ParameterGroup
 from llm_rec.training.task import StepLoss
 
@@ -33,12 +34,14 @@ class ClickTask:
 def click_groups(
     model: CTRModel, *, embedding_l2: float, dense_l2: float, tables: OptimizerKind
 ) -> Sequence[ParameterGroup]:
-    """Tables with their L2 and optimiser; vectors of numbers and dense features with the same L2; all other weights
-    with theirs; and the layer weights of aggregators, which are not to be pulled to 0, with none.
+    """Tables with their L2 and optimiser; vectors of numbers and dense features with the same L2; all other weights,
+    fusions of codes and frequency gates among them, with theirs; and the layer weights of aggregators, which are not to
+    be pulled to 0, with none.
     """
     split = model.split_parameters()
+    between = field_weights(model)
     groups = [
-        ParameterGroup(params=split.dense, weight_decay=dense_l2),
+        ParameterGroup(params=[*split.dense, *between], weight_decay=dense_l2),
         ParameterGroup(params=split.orders, weight_decay=0.0),
     ]
     rows: list[nn.Parameter] = []
@@ -50,7 +53,7 @@ def click_groups(
             if tables == "rowwise_adagrad":
                 group["num_tables"] = module.num_tables
             groups.append(group)
-    taken = {id(parameter) for parameter in rows}
+    taken = {id(parameter) for parameter in (*rows, *between)}
     others = [parameter for parameter in split.embeddings if id(parameter) not in taken]
     groups.append(ParameterGroup(params=others, weight_decay=embedding_l2))
     return [group for group in groups if group["params"]]

@@ -48,10 +48,17 @@ Measure: TypeAlias = Callable[[CTRModel, ClickLog], list[Record]]  # a function 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemSource:
-    """Where a row's item fields come from: artefacts of codes and of embeddings of the log's catalog."""
+    """Where a row's item fields come from: artefacts of codes and of embeddings of the log's catalog.
 
-    codes: Path | None = None
+    Several artefacts of codes are fits of one quantiser: seed s of the row reads number s.
+    """
+
+    codes: Path | tuple[Path, ...] | None = None
     embeddings: Path | None = None
+
+    def codes_of(self, seed: int) -> Path | None:
+        """The codes that `seed` reads."""
+        return self.codes[seed] if isinstance(self.codes, tuple) else self.codes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +74,7 @@ class ClickRow:
     seeds: int
     columns: Mapping[str, Plain] = field(default_factory=dict)
     items: ItemSource | None = None
+    slice_label: str | None = None
     slice_field: str | None = None
 
     @property
@@ -95,9 +103,9 @@ class ClickRunner:
         torch.set_num_threads(1)
         try:
             log = open_log(row.log)
-            items = None if row.items is None else item_tables(log, row.items)
+            items = None if row.items is None else item_tables(log, row.items, cell.seed)
             trained = train_clicks(row.method, log, seed=cell.seed, folder=self.folder(cell), items=items)
-            config = ClickEvaluationConfig(slice_field=row.slice_field)
+            config = ClickEvaluationConfig(slice_field=row.slice_field, slice_label=row.slice_label)
             found = evaluate_clicks(trained.model, row.method.loss, log, "test", config)
             measured = [record for measure in self.measures for record in measure(trained.model, log)]
         finally:
@@ -122,14 +130,15 @@ def open_log(path: Path) -> ClickLog:
     return ClickLog.load(path)
 
 
-def item_tables(log: ClickLog, source: ItemSource, *, item: str = "item") -> ItemTables:
-    """What `source` names, with the train positives of every item of the log (made with ``item_ids="catalog"``)."""
+def item_tables(log: ClickLog, source: ItemSource, seed: int, *, item: str = "item") -> ItemTables:
+    """What `source` names for `seed`, with the train positives of every item (of a log with ``item_ids="catalog"``)."""
     counts = log.train_counts(item, label=log.schema.labels[0])[1:]  # id = row + 1
     counts[0] = 0
     embeddings = None if source.embeddings is None else np.asarray(EmbeddingStore.open(source.embeddings).all())
+    codes = source.codes_of(seed)
     return ItemTables(
         train_counts=counts,
-        codes=None if source.codes is None else CodeTable.load(source.codes / CODES_FILE),
+        codes=None if codes is None else CodeTable.load(codes / CODES_FILE),
         embeddings=embeddings,
     )
 
@@ -221,8 +230,12 @@ def click_exit_status(results: Sequence[CellResult]) -> int:
     return int(any(result.status == "failed" for result in results))
 
 
-def _mark(path: Path | None) -> str | None:
-    """Fingerprint of an artefact."""
+def _mark(path: Path | tuple[Path, ...] | None) -> str | None:
+    """Fingerprint of an artefact, or of what several fits have in common: all but the seed."""
+    if isinstance(path, tuple):
+        manifest = read_manifest(path[0])
+        shared = {name: value for name, value in manifest.details.items() if name != "seed"}
+        return fingerprint(manifest.kind, shared, {"inputs": to_plain(manifest.inputs)})
     return None if path is None else read_manifest(path).fingerprint
 
 

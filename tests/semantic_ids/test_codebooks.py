@@ -137,6 +137,17 @@ def test_one_level_equals_one_book():
     assert torch.equal(level.encode(z), book.encode(z))
 
 
+def test_one_level_and_one_book_choose_alike_where_rounding_decides():
+    """Far from the origin |z|^2 takes the digits that tell near codes apart: the arithmetic must be the same."""
+    level, book = ResidualCodebooks(4, 1, 64), ParallelCodebooks(4, 1, 64)
+    with torch.no_grad():
+        level.tables.copy_(torch.randn(1, 64, 4, generator=torch.Generator().manual_seed(0)) + 300)
+        book.tables.copy_(level.tables)
+    z = torch.randn(2000, 4, generator=torch.Generator().manual_seed(1)) + 300
+    assert torch.equal(level.encode(z), book.encode(z))
+    assert torch.equal(level(z).codes, book(z).codes)
+
+
 def test_books_are_seeded_differently():
     module = parallel()
     module.initialise(latents(200), 0)
