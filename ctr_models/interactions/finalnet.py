@@ -55,7 +55,7 @@ class FactorizedInteraction(nn.Module):
         linear, factor = self.project(x).chunk(2, dim=-1)
         if self.residual == "concat":
             return torch.cat([linear, linear * factor], dim=-1)
-        return torch.addcmul(linear, linear, factor)
+        return linear + linear * factor
 
 
 class FieldGating(nn.Module):

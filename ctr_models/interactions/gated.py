@@ -40,7 +40,7 @@ class GatedCrossLayer(nn.Module):
     ) -> Float[Tensor, "tables batch width"]:
         crossed, logits = self.project(x).chunk(2, dim=-1)
         gate = torch.sigmoid(logits if self.gate_bias is None else logits + self.gate_bias)
-        return torch.addcmul(x, start * (crossed + self.bias), gate)
+        return x + start * (crossed + self.bias) * gate
 
 
 class GatedCrossNet(nn.Module):
