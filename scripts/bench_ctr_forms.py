@@ -33,6 +33,7 @@ from llm_rec.metrics.classification import auc, grouped_auc
 
 GROUP_ROWS = 16
 POSITIVES = 0.25  # Criteo's rate
+ENOUGH = 10.0  # seconds of one comparison
 MIB = 1024  # KiB, which /proc counts in
 
 
@@ -223,15 +224,21 @@ def abundance_by_svd(table: Float[Tensor, "rows dim"]) -> float:
 
 
 def take_turns(ours: Callable[[], object], naive: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Best seconds of each, run one after the other `repeats` times, after one run of each that does not count."""
-    best = [float("inf"), float("inf")]
-    for turn in range(repeats + 1):
-        for place, call in enumerate((ours, naive)):
-            start = perf_counter()
-            call()
-            if turn:
-                best[place] = min(best[place], perf_counter() - start)
-    return best[0], best[1]
+    """Best seconds of each, run one after the other. The first turn does not count; turns end after `repeats` more, or
+    when `ENOUGH` seconds are spent (then, with one turn alone, it counts after all).
+    """
+    seconds: list[tuple[float, float]] = []
+    start = perf_counter()
+    while len(seconds) <= repeats and (not seconds or perf_counter() - start < ENOUGH):
+        seconds.append((timed(ours), timed(naive)))
+    counted = seconds[1:] or seconds
+    return min(turn[0] for turn in counted), min(turn[1] for turn in counted)
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
 
 
 def in_milliseconds(what: str, against: str, ours: float, naive: float) -> Measured:
