@@ -40,7 +40,8 @@ class GatedCrossLayer(nn.Module):
     ) -> Float[Tensor, "tables batch width"]:
         crossed, logits = self.project(x).chunk(2, dim=-1)
         gate = torch.sigmoid(logits if self.gate_bias is None else logits + self.gate_bias)
-        return x + start * (crossed + self.bias) * gate
+        out: Tensor = x + start * (crossed + self.bias) * gate
+        return out
 
 
 class GatedCrossNet(nn.Module):
