@@ -8,7 +8,8 @@ MLP 256-128, Adam, no regularisation, the same rows (Zipf ids, drawn here) and n
 `dense` is Adam on every row, the peers' algorithm; `lazy_adam` and `rowwise_adagrad` move the rows of a batch alone,
 another algorithm, so they stand apart. Ours is the whole trainer, batches included. DeepCTR-Torch runs its `fit`,
 torch-rechub its trainer's epoch, both with their loaders; FuxiCTR its `train_step` on batches sliced for it. Each gets
-a few steps to warm up and to size its run, then about `--seconds`; they take turns, `--rounds` times, and medians are
+a few steps to warm up and to size its run (the row-wise columns a pass over the rows, in which their state comes into
+memory), then about `--seconds`; they take turns, `--rounds` times, and medians are
 compared. Besides the wall clock, processor time is reported: on a busy machine it is the steadier of the two.
 
 Losses, GAUC and information abundance beside their naive forms are in `bench_ctr_forms.py`, run from here as well.
@@ -20,28 +21,18 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import cast, get_args
 
 import numpy as np
 import torch
 from bench_ctr_forms import measure_forms
-from jaxtyping import Int32
+from bench_ctr_training import call_peer, drawn_log, our_method, our_speed, peer_speed, trained, write_rows
 
-from ctr_models.batch import FeatureBatch
-from ctr_models.interactions.presets import dcn_v2
-from ctr_models.layers import MLPConfig
-from ctr_models.schema import RESERVED, Categorical, Schema
-from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain
-from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
+from llm_rec.ctr.batches import ClickBatches
 from llm_rec.ctr.evaluation import click_logits
-from llm_rec.ctr.method import ClickMethodConfig, build_click_model
-from llm_rec.ctr.task import ClickTask, click_groups
-from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter
+from llm_rec.data.columns import ClickLog
 from llm_rec.data.log_encoding import encode_log
 from llm_rec.data.sources.frappe import FrappeConfig, frappe
 from llm_rec.experiment import (
@@ -50,15 +41,12 @@ from llm_rec.experiment import (
     Measured,
     Record,
     run_grid,
-    run_peer,
     script_options,
     write_bench,
 )
 from llm_rec.metrics.classification import auc
 from llm_rec.training.groups import OptimizerKind
-from llm_rec.training.trainer import Trainer, TrainerConfig
 
-SCRIPTS = Path(__file__).parent / "peers"
 OURS: tuple[OptimizerKind, ...] = get_args(OptimizerKind)
 PEERS = ("fuxictr", "deepctr", "rechub")
 UNITS = ("rows/s", "rows/cpu-s")
@@ -75,7 +63,6 @@ SHARED = (
     "threads",
     "seed",
 )
-PEER_OPTIONS = ("dim", "cross_layers", "widths", "batch_size", "threads")
 
 
 def main() -> None:
@@ -106,7 +93,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="how often all take turns (default: 3)")
     parser.add_argument("--warmup", type=int, default=3, help="steps before the clock starts (default: 3)")
     parser.add_argument(
-        "--rows", type=int, default=262_144, help="rows to draw; training goes over them again and again"
+        "--rows", type=int, default=131_072, help="rows to draw; training goes over them again and again"
     )
     parser.add_argument("--fields", type=int, default=10)
     parser.add_argument("--zipf", type=float, default=1.1, help="exponent of the ids' frequencies (default: 1.1)")
@@ -164,136 +151,6 @@ def side_by_side(results: Sequence[CellResult], size: int) -> list[Measured]:
         for peer in PEERS
         if (ours, unit) in middle and (peer, unit) in middle
     ]
-
-
-def drawn_log(folder: Path, size: int, args: argparse.Namespace) -> ClickLog:
-    """A click log whose ids follow Zipf's law, most frequent first; labels are coins. Drawn once."""
-    name = fingerprint({"size": size, **{key: getattr(args, key) for key in ("rows", "fields", "zipf", "seed")}})
-    path = folder / name
-    if not path.exists():
-        rng = np.random.default_rng(args.seed)
-        ids = zipf_ids(rng, args.rows, args.fields, size // args.fields, args.zipf)
-        labels = (rng.random((args.rows, 1)) < 0.25).astype(np.float32)
-        fields = tuple(Categorical(name=f"field{i}", size=size // args.fields) for i in range(args.fields))
-        write_log(path, Schema(fields=fields), ids, labels, name)
-    return ClickLog.load(path)
-
-
-def zipf_ids(
-    rng: np.random.Generator, rows: int, fields: int, size: int, exponent: float
-) -> Int32[np.ndarray, "rows fields"]:
-    """Ids 2..size - 1 (0 and 1 are reserved); the k-th of them has a frequency of k^-exponent."""
-    below = np.cumsum(np.arange(1, size - RESERVED + 1, dtype=np.float64) ** -exponent)
-    return (np.searchsorted(below / below[-1], rng.random((rows, fields)), side="right") + RESERVED).astype(np.int32)
-
-
-def write_log(path: Path, schema: Schema, ids: np.ndarray, labels: np.ndarray, name: str) -> None:
-    details: dict[str, Plain] = {}
-    nothing = np.zeros((len(ids), 0), dtype=np.float32)
-    with write_artifact(path, kind=KIND, fingerprint=name, details=details) as folder:
-        with ClickWriter(folder, schema, (), {"train": len(ids)}) as writer:
-            writer.append("train", ClickColumns(ids, nothing, nothing, labels))
-        details.update(writer.details())
-
-
-def our_method(kind: str, args: argparse.Namespace, epochs: int = 1) -> ClickMethodConfig:
-    hidden = MLPConfig(widths=tuple(args.widths))
-    return ClickMethodConfig(
-        model=dcn_v2(dim=args.dim, num_layers=args.cross_layers, hidden=hidden),
-        tables=cast(OptimizerKind, kind),
-        batches=ClickBatchConfig(batch_size=args.batch_size),
-        trainer=TrainerConfig(epochs=epochs, learning_rate=1e-3, optimizer="adam", device="cpu", seed=args.seed),
-    )
-
-
-class Steps:
-    """So many steps of a source as one epoch, its epochs one after the other. A `BatchSource`."""
-
-    def __init__(self, source: ClickBatches, steps: int) -> None:
-        self.source, self.steps = source, steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[FeatureBatch]:
-        passes, start = divmod(first_step, len(self.source))
-        left = self.steps - first_step
-        while left:
-            for batch in islice(self.source.epoch(epoch + passes, start), left):
-                left -= 1
-                yield batch
-            passes, start = passes + 1, 0
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A task and its trainer, to be run for a number of steps, again and again."""
-
-    task: ClickTask
-    method: ClickMethodConfig
-
-    def run(self, source: Steps | ClickBatches) -> None:
-        kind, l2 = self.method.tables, self.method.embedding_l2
-        Trainer(self.method.trainer).fit(
-            self.task,
-            source,
-            groups=lambda _: click_groups(self.task.model, embedding_l2=l2, dense_l2=0.0, tables=kind),
-        )
-
-
-def trained(method: ClickMethodConfig, log: ClickLog, seed: int) -> Trained:
-    torch.manual_seed(seed)
-    return Trained(ClickTask(build_click_model(method, log.schema), method.loss), method)
-
-
-def our_speed(log: ClickLog, kind: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Rows a second on the wall clock, and by processor time, of the trainer on batches of `log`."""
-    method = our_method(kind, args)
-    training = trained(method, log, args.seed)
-    source = ClickBatches(log, "train", ClickBatchConfig(batch_size=args.batch_size, drop_last=True), args.seed)
-    training.run(Steps(source, args.warmup))
-    start = perf_counter()
-    training.run(Steps(source, args.warmup))
-    steps = max(args.warmup, round(args.seconds * args.warmup / (perf_counter() - start)))
-    start, cpu = perf_counter(), process_time()
-    training.run(Steps(source, steps))
-    rows = steps * args.batch_size
-    return rows / (perf_counter() - start), rows / (process_time() - cpu)
-
-
-def peer_speed(name: str, log: ClickLog, args: argparse.Namespace) -> tuple[float, float]:
-    rows = write_rows(log, "train", log.path / "train.npz")
-    words = [
-        "--rows",
-        str(rows),
-        "--seconds",
-        str(args.seconds),
-        "--warmup",
-        str(args.warmup),
-        "--seed",
-        str(args.seed),
-    ]
-    found = call_peer(name, words, args)
-    return float(str(found["per_second"])), float(str(found["per_cpu_second"]))
-
-
-def call_peer(name: str, words: Sequence[str], args: argparse.Namespace) -> dict[str, Plain]:
-    """Run a peer's script at the model options of `args`."""
-    shared: list[str] = []
-    for option in PEER_OPTIONS:
-        value = getattr(args, option)
-        shared += [f"--{option.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    script, pins = SCRIPTS / f"{name}_clicks.py", SCRIPTS / f"requirements-{name}.txt"
-    return run_peer(name, script, pins, [*shared, *words], cache=args.peer_cache, python=args.peer_python)
-
-
-def write_rows(log: ClickLog, part: str, path: Path) -> Path:
-    """The same rows for the peers: `ids`, `labels`, and the `sizes` of the fields."""
-    if not path.exists():
-        columns = log.parts[part]
-        sizes = np.array([field.size for field in log.schema.id_fields])
-        np.savez(path, ids=columns.ids, labels=columns.labels[:, 0], sizes=sizes)
-    return path.resolve()
 
 
 # --- AUC of the dense column ---------------------------------------------------------------------------------------

@@ -39,7 +39,12 @@ def forms() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def bench(forms: ModuleType) -> ModuleType:
+def training() -> ModuleType:
+    return load(SCRIPTS / "bench_ctr_training.py")
+
+
+@pytest.fixture(scope="module")
+def bench(forms: ModuleType, training: ModuleType) -> ModuleType:
     return load(SCRIPTS / "bench_ctr.py")
 
 
@@ -63,19 +68,19 @@ def test_help_names_the_options_every_script_has(script: str) -> None:
     assert {"--out", "--quick", "--threads"} <= set(shown.stdout.replace(",", " ").split())
 
 
-def test_ids_are_values_of_the_vocabulary_and_follow_zipfs_law(bench: ModuleType) -> None:
-    ids = bench.zipf_ids(np.random.default_rng(0), 20_000, 2, 6, 1.0)
+def test_ids_are_values_of_the_vocabulary_and_follow_zipfs_law(training: ModuleType) -> None:
+    ids = training.zipf_ids(np.random.default_rng(0), 20_000, 2, 6, 1.0)
     assert (ids.min(), ids.max(), ids.dtype) == (2, 5, np.int32)
     weights = 1 / np.arange(1, 5)
     np.testing.assert_allclose(np.bincount(ids.ravel())[2:] / ids.size, weights / weights.sum(), atol=0.01)
 
 
 def test_peers_read_the_rows_that_we_train_on(
-    bench: ModuleType, common: ModuleType, args: argparse.Namespace, tmp_path: Path
+    training: ModuleType, common: ModuleType, args: argparse.Namespace, tmp_path: Path
 ) -> None:
-    log = bench.drawn_log(tmp_path, 90, args)
-    assert bench.drawn_log(tmp_path, 90, args).fingerprint == log.fingerprint
-    clicks = common.Clicks(bench.write_rows(log, "train", tmp_path / "x.npz"))
+    log = training.drawn_log(tmp_path, 90, args)
+    assert training.drawn_log(tmp_path, 90, args).fingerprint == log.fingerprint
+    clicks = common.Clicks(training.write_rows(log, "train", tmp_path / "x.npz"))
     assert (len(clicks), clicks.sizes, clicks.ids.dtype) == (60, [30, 30, 30], np.int64)
     np.testing.assert_array_equal(clicks.ids, log.part("train").ids)
     np.testing.assert_array_equal(clicks.labels, log.part("train").labels[:, 0])
@@ -84,16 +89,16 @@ def test_peers_read_the_rows_that_we_train_on(
     np.testing.assert_array_equal(clicks.columns(rows)["field2"], clicks.ids[rows, 2])
 
 
-def test_other_rows_are_another_log(bench: ModuleType, args: argparse.Namespace, tmp_path: Path) -> None:
-    first = bench.drawn_log(tmp_path, 90, args)
+def test_other_rows_are_another_log(training: ModuleType, args: argparse.Namespace, tmp_path: Path) -> None:
+    first = training.drawn_log(tmp_path, 90, args)
     args.seed = 1
-    assert bench.drawn_log(tmp_path, 90, args).path != first.path
+    assert training.drawn_log(tmp_path, 90, args).path != first.path
 
 
-def test_steps_go_on_into_the_next_epochs(bench: ModuleType, args: argparse.Namespace, tmp_path: Path) -> None:
-    log = bench.drawn_log(tmp_path, 90, args)
+def test_steps_go_on_into_the_next_epochs(training: ModuleType, args: argparse.Namespace, tmp_path: Path) -> None:
+    log = training.drawn_log(tmp_path, 90, args)
     source = ClickBatches(log, "train", ClickBatchConfig(batch_size=16, drop_last=True), 0)
-    steps = bench.Steps(source, 7)
+    steps = training.Steps(source, 7)
     batches = [batch.ids for batch in steps.epoch(1)]
     expected = [batch.ids for epoch in (1, 2, 3) for batch in source.epoch(epoch)][:7]
     assert (len(source), len(steps), len(batches)) == (3, 7, 7)
@@ -103,16 +108,25 @@ def test_steps_go_on_into_the_next_epochs(bench: ModuleType, args: argparse.Name
         assert all(torch.equal(found, wanted) for found, wanted in zip(rest, expected[first_step:], strict=True))
 
 
+def test_clocks_leave_out_the_warm_up(training: ModuleType, args: argparse.Namespace, tmp_path: Path) -> None:
+    source = ClickBatches(training.drawn_log(tmp_path, 90, args), "train", ClickBatchConfig(batch_size=16), 0)
+    steps = training.Steps(source, 2, warmup=3)
+    assert (len(steps), steps.wall) == (5, 0.0)
+    clocks = [steps.wall for _ in steps.epoch(1)]
+    assert clocks[3] > 0  # the last step of the warm-up; the clock then starts anew
+    assert steps.wall > 0
+
+
 @pytest.mark.parametrize("kind", ["dense", "lazy_adam", "rowwise_adagrad"])
 def test_every_column_trains_and_is_timed(
-    bench: ModuleType, args: argparse.Namespace, tmp_path: Path, kind: str
+    training: ModuleType, args: argparse.Namespace, tmp_path: Path, kind: str
 ) -> None:
-    log = bench.drawn_log(tmp_path, 90, args)
-    assert min(bench.our_speed(log, kind, args)) > 0
-    training = bench.trained(bench.our_method(kind, args), log, seed=0)
-    before = [parameter.detach().clone() for parameter in training.task.model.parameters()]
-    training.run(bench.Steps(ClickBatches(log, "train", ClickBatchConfig(batch_size=16), 0), 2))
-    assert not any(torch.equal(a, b) for a, b in zip(before, training.task.model.parameters(), strict=True))
+    log = training.drawn_log(tmp_path, 90, args)
+    assert min(training.our_speed(log, kind, args)) > 0
+    trained = training.trained(training.our_method(kind, args), log, seed=0)
+    before = [parameter.detach().clone() for parameter in trained.task.model.parameters()]
+    trained.run(training.Steps(ClickBatches(log, "train", ClickBatchConfig(batch_size=16), 0), 2))
+    assert not any(torch.equal(a, b) for a, b in zip(before, trained.task.model.parameters(), strict=True))
 
 
 def test_medians_of_one_size_meet_every_peer_that_ran(bench: ModuleType) -> None:
@@ -164,10 +178,11 @@ def test_every_peer_has_pins_and_a_runner(peer: str) -> None:
     compile((SCRIPTS / "peers" / f"{peer}_clicks.py").read_text(), peer, "exec")
 
 
-def test_runners_know_every_option_they_get(bench: ModuleType, common: ModuleType, args: argparse.Namespace) -> None:
+def test_runners_know_every_option_they_get(bench: ModuleType, training: ModuleType, common: ModuleType) -> None:
     known = common.click_options("x").parse_args(["--rows", "x"])
-    assert set(bench.PEER_OPTIONS) <= set(vars(known))
-    assert all(getattr(known, name) == getattr(bench.options().parse_args([]), name) for name in bench.PEER_OPTIONS)
+    assert set(training.PEER_OPTIONS) <= set(vars(known))
+    ours = bench.options().parse_args([])
+    assert all(getattr(known, name) == getattr(ours, name) for name in training.PEER_OPTIONS)
 
 
 def test_peers_are_timed_after_two_warm_ups(common: ModuleType) -> None:
