@@ -73,28 +73,29 @@ def our_method(kind: str, args: argparse.Namespace, epochs: int = 1) -> ClickMet
 class Steps:
     """So many steps of a source as one epoch, its epochs one after the other. A `BatchSource`.
 
-    The clocks start when batch number `warmup` is asked for and stop after the last step, so that what a run does once
-    (and once an epoch) is not in `wall` and `cpu` seconds.
+    `wall` and `cpu` are the seconds of `steps` steps, from when the trainer asks for batch number `warmup` to when it
+    asks for a last one more, so that what a run does once (and once an epoch) is not in them.
     """
 
     def __init__(self, source: ClickBatches, steps: int, warmup: int = 0) -> None:
-        self.source, self.steps, self.warmup = source, steps + warmup, warmup
+        self.source, self.timed, self.warmup = source, steps, warmup
         self.wall, self.cpu = 0.0, 0.0
 
     def __len__(self) -> int:
-        return self.steps
+        return self.warmup + self.timed + 1
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[FeatureBatch]:
         start = perf_counter(), process_time()
-        for step, batch in enumerate(self._batches(epoch, first_step)):
+        for step, batch in enumerate(self._batches(epoch, first_step), first_step):
             if step == self.warmup:
                 start = perf_counter(), process_time()
+            if step == self.warmup + self.timed:
+                self.wall, self.cpu = perf_counter() - start[0], process_time() - start[1]
             yield batch
-            self.wall, self.cpu = perf_counter() - start[0], process_time() - start[1]
 
     def _batches(self, epoch: int, first_step: int) -> Iterator[FeatureBatch]:
         passes, start = divmod(first_step, len(self.source))
-        left = self.steps - first_step
+        left = len(self) - first_step
         while left:
             for batch in islice(self.source.epoch(epoch + passes, start), left):
                 left -= 1
@@ -137,7 +138,7 @@ def our_speed(log: ClickLog, kind: str, args: argparse.Namespace) -> tuple[float
     training.run(pilot)
     run = Steps(source, max(args.warmup, round(args.seconds * args.warmup / pilot.wall)), warmup)
     training.run(run)
-    rows = (len(run) - warmup) * args.batch_size
+    rows = run.timed * args.batch_size
     return rows / run.wall, rows / run.cpu
 
 
