@@ -55,7 +55,8 @@ class FactorizedInteraction(nn.Module):
         linear, factor = self.project(x).chunk(2, dim=-1)
         if self.residual == "concat":
             return torch.cat([linear, linear * factor], dim=-1)
-        return torch.addcmul(linear, linear, factor)
+        out: Tensor = linear + linear * factor
+        return out
 
 
 class FieldGating(nn.Module):

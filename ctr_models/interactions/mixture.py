@@ -55,7 +55,7 @@ class MixtureCrossLayer(nn.Module):
         low = torch.unflatten(self._activate(self.down(x)), -1, self.inner.shape[1:3])
         low = self._activate(torch.einsum("tber,ters->tbes", low, self.inner)) * gates.unsqueeze(-1)
         mixed = torch.bmm(low.flatten(2), self.up.flatten(1, 2)) + gates.sum(-1, keepdim=True) * self.bias
-        return torch.addcmul(x, start, mixed)
+        return x + start * mixed
 
     def _activate(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return torch.tanh(x) if self.config.activation == "tanh" else x

@@ -119,9 +119,9 @@ class FieldLayer(nn.Module):
             case "none":
                 out = mixed * right
             case "previous":
-                out = torch.addcmul(previous, mixed, right)
+                out = previous + mixed * right  # two kernels: the gradient of one addcmul takes two more
             case "right":
-                out = torch.addcmul(right, mixed, right)
+                out = right + mixed * right
             case _:
                 assert_never(self.pooling.residual)
         return out if self.bias is None or self.pooling.bias == "inner" else out + self.bias.unsqueeze(1)

@@ -8,6 +8,8 @@ import json
 import platform
 import random
 import resource
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,22 @@ def ranking_options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def click_options(description: str) -> argparse.ArgumentParser:
+    """A click model with full-matrix cross layers beside an MLP (DCNv2), and the rows to train it on."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rows", type=Path, required=True, help=".npz with `ids`, `labels` and `sizes`")
+    parser.add_argument("--batch-size", type=int, default=4096)
+    parser.add_argument("--dim", type=int, default=16)
+    parser.add_argument("--cross-layers", type=int, default=3)
+    parser.add_argument("--widths", type=int, nargs="+", default=[256, 128])
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=int, default=3, help="steps before the clock starts")
+    parser.add_argument("--seconds", type=float, default=15.0, help="about how long to train by the clock")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=2024)
+    return parser
+
+
 def prepare(args: argparse.Namespace) -> None:
     """Seeds and threads."""
     import torch
@@ -61,6 +79,40 @@ def read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """`users` and `items`, dense from 0, grouped by user and oldest event first."""
     with np.load(path, allow_pickle=False) as rows:
         return rows["users"], rows["items"]
+
+
+class Clicks:
+    """Rows of a click log: `ids` (rows, fields), `labels` (rows,), and `sizes`, the ids of every field."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as rows:
+            self.ids = rows["ids"].astype(np.int64)
+            self.labels, self.sizes = rows["labels"], rows["sizes"].tolist()
+        self.names = [f"field{number}" for number in range(len(self.sizes))]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Ids by the name of their field."""
+        return {name: np.ascontiguousarray(self.ids[rows, place]) for place, name in enumerate(self.names)}
+
+    def first(self, count: int) -> np.ndarray:
+        """`count` row numbers from the first one on, again and again if there are not so many."""
+        return np.arange(count) % len(self)
+
+
+def timed_steps(train: Callable[[int], None], args: argparse.Namespace) -> dict[str, float]:
+    """Run `train(steps)` to warm up, to learn how long a step takes, and for about `seconds` by the clock; rows/s."""
+    train(args.warmup)
+    start = time.perf_counter()
+    train(args.warmup)
+    steps = max(args.warmup, round(args.seconds * args.warmup / (time.perf_counter() - start)))
+    start, cpu = time.perf_counter(), time.process_time()
+    train(steps)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    rows = steps * args.batch_size
+    return {"steps": steps, "seconds": seconds, "per_second": rows / seconds, "per_cpu_second": rows / cpu}
 
 
 def synthetic_histories(users: int, items: int, length: int, seed: int) -> np.ndarray:
