@@ -124,10 +124,8 @@ class ClickRunner:
                 weights.unlink()
         figures = {r.metric: r.value for r in result.records if r.columns.get("slice") == "all"}
         shown = ", ".join(f"{name} {figures[name]:.5f}" for name in TESTED if name in figures)
-        say(
-            taken = (*self.measures, *row.measures)
-            measured = [record for measure in taken for record in measure(trained.model, log)]
-        )
+        name = full_name(result.cell.model, result.cell.setting)
+        say(f"{name}, seed {result.cell.seed}, {result.seconds:.0f} s: {shown or result.error}")
 
 
 def full_name(name: str, columns: Mapping[str, Plain]) -> str:
