@@ -6,7 +6,7 @@ Protocol, the same for all rows: vectors of 10 numbers, an MLP of 400 x 3 with b
 one, 4 cross layers, Adam at 1e-3, batches of 4,096, a tenth of the learning rate after each epoch without a gain in
 validation AUC, stop after two; tables start at N(0, .01^2), because products of vectors that start at 1e-4 are dead.
 Four settings of each model are trained with seed 0: embedding L2 {0, .05} x dropout {0, .4} where it has an MLP,
-embedding L2 {0, .01, .05, .2} where it has none. The one of the highest validation AUC is trained with the other seeds
+embedding L2 {0, 1e-4, 1e-3, 1e-2} where it has none. The one of the highest validation AUC is trained with the other seeds
 (``tuning.json`` has all four). Grid, initialisation and stopping are our choice, not a paper's. PFL is a
 reconstruction: see `ctr_models.interactions.presets.pfl`; FFM has slices of 4 numbers for each partner field, GwPFM
 groups the first field, the second, and all others.
@@ -31,13 +31,12 @@ from ctr_models.embeddings import NormalInit
 from ctr_models.interactions import presets
 from ctr_models.layers import MLPConfig
 from ctr_models.model import CTRModelConfig
-from llm_rec.artifacts import read_manifest, replacing, write_json
-from llm_rec.codec import Plain, to_plain
+from llm_rec.artifacts import read_manifest, replacing
+from llm_rec.codec import Plain
 from llm_rec.ctr.batches import ClickBatchConfig
 from llm_rec.ctr.method import ClickMethodConfig
 from llm_rec.data.columns import ClickLog
 from llm_rec.data.log_spec import PARTS
-from llm_rec.errors import ConfigError
 from llm_rec.experiment import Cell, CellResult, Record, Row, run_grid, run_peer
 from llm_rec.recipes.click_logs import click_log
 from llm_rec.recipes.click_tables import (
@@ -48,6 +47,7 @@ from llm_rec.recipes.click_tables import (
     run_clicks,
     write_click_results,
 )
+from llm_rec.recipes.click_tuning import choose_rows
 from llm_rec.recipes.console import say
 from llm_rec.recipes.tables import selected
 from llm_rec.training.trainer import TrainerConfig
@@ -126,7 +126,7 @@ class Point:
 
 
 WITH_MLP = tuple(Point(embedding_l2=l2, dropout=dropout) for l2 in (0.0, 0.05) for dropout in (0.0, 0.4))
-WITHOUT_MLP = tuple(Point(embedding_l2=l2, dropout=0.0) for l2 in (0.0, 0.01, 0.05, 0.2))
+WITHOUT_MLP = tuple(Point(embedding_l2=l2, dropout=0.0) for l2 in (0.0, 1e-4, 1e-3, 1e-2))
 
 
 def main() -> int:
@@ -180,27 +180,19 @@ def grid(name: str, fields: int) -> tuple[Point, ...]:
 
 
 def tuned_rows(names: Sequence[str], log: Path, fields: int, args: argparse.Namespace) -> list[ClickRow]:
-    """The rows of the chosen settings; trains all of the grid with seed 0 and writes ``tuning.json``."""
-
-    def row(name: str, point: Point, seeds: int) -> ClickRow:
-        model = preset(name, fields, point.dropout)
-        return ClickRow(name=name, method=method(model, point.embedding_l2, args.epochs), log=log, seeds=seeds)
-
-    tried = [(name, point) for name in names for point in grid(name, fields)]
-    results = run_clicks(args.out, [row(*each, 1) for each in tried], jobs=args.jobs, quick=args.quick)
-    chosen: dict[str, tuple[float, Point]] = {}
-    report: list[Plain] = []
-    for (name, point), result in zip(tried, results, strict=True):
-        value = next((r.value for r in result.records if r.metric == "validation"), None)
-        report.append({"model": name, "point": to_plain(point), "validation_auc": value})
-        if value is not None and (name not in chosen or value > chosen[name][0]):
-            chosen[name] = (value, point)
-    summary: dict[str, Plain] = {name: to_plain(point) for name, (_, point) in chosen.items()}
-    write_json(args.out / "tuning.json", {"seed": 0, "chosen": summary, "tried": report})
-    missing = [name for name in names if name not in chosen]
-    if missing:
-        raise ConfigError(f"no setting of {missing[0]!r} could be trained; its cells in {args.out / 'cells'} say why")
-    return [row(name, point, args.seeds) for name, (_, point) in chosen.items()]
+    """The rows of the chosen settings, after the grid was trained with seed 0."""
+    groups = {}
+    for name in names:
+        groups[name] = {
+            f"embedding_l2 {point.embedding_l2}, dropout {point.dropout}": ClickRow(
+                name=name,
+                method=method(preset(name, fields, point.dropout), point.embedding_l2, args.epochs),
+                log=log,
+                seeds=1,
+            )
+            for point in grid(name, fields)
+        }
+    return choose_rows(args.out, groups, seeds=args.seeds, jobs=args.jobs, quick=args.quick)
 
 
 def fixed_rows(log: Path, fields: int, args: argparse.Namespace) -> Iterator[ClickRow]:

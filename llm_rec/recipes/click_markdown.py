@@ -43,7 +43,7 @@ def click_tests_markdown(tests: Sequence[Comparison]) -> str:
     body = [
         [
             test.model,
-            test.baseline,
+            _without_shared(test.baseline, test.model),
             test.metric,
             f"{test.difference:+.5f}" + ("" if test.std is None else f" ± {test.std:.5f}"),
             f"{test.seeds}{'*' if test.exploratory else ''}",
@@ -53,6 +53,12 @@ def click_tests_markdown(tests: Sequence[Comparison]) -> str:
         for test in tests
     ]
     return lines_of(head, body)
+
+
+def _without_shared(name: str, other: str) -> str:
+    """A full name without its columns where they are those of the other name."""
+    short, bracket, columns = name.partition(" (")
+    return short if bracket and other.endswith(bracket + columns) else name
 
 
 def lines_of(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -68,7 +74,9 @@ def figure(value: float, metric: str = "") -> str:
     """
     if metric in WHOLE:
         return f"{value:,.0f}"
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.5f}"
+    if value == round(value, 1):
+        return f"{value:g}"
+    return f"{value:.2e}" if abs(value) < 1e-3 else f"{value:.5f}"
 
 
 def _figure(row: Row) -> str:
