@@ -6,10 +6,10 @@ Protocol, the same for all rows: vectors of 10 numbers, an MLP of 400 x 3 with b
 one, 4 cross layers, Adam at 1e-3, batches of 4,096, a tenth of the learning rate after each epoch without a gain in
 validation AUC, stop after two; tables start at N(0, .01^2), because products of vectors that start at 1e-4 are dead.
 Four settings of each model are trained with seed 0: embedding L2 {0, .05} x dropout {0, .4} where it has an MLP,
-embedding L2 {0, 1e-4, 1e-3, 1e-2} where it has none. The one of the highest validation AUC is trained with the other seeds
-(``tuning.json`` has all four). Grid, initialisation and stopping are our choice, not a paper's. PFL is a
-reconstruction: see `ctr_models.interactions.presets.pfl`; FFM has slices of 4 numbers for each partner field, GwPFM
-groups the first field, the second, and all others.
+embedding L2 {0, 1e-4, 1e-3, 1e-2} where it has none (.05 leaves little of FM). The one of the highest validation AUC is
+trained with the other seeds (``tuning.json`` has all four). Grid, initialisation and stopping are our choice, not a
+paper's. PFL is a reconstruction: see `ctr_models.interactions.presets.pfl`; FFM has slices of 4 numbers for each
+partner field, GwPFM groups the first field, the second, and all others.
 
 "DCNv2 (BARS setting)" is the setting of the public benchmark for Frappe_x1 (tables from N(0, 1e-4^2), L2 .05, dropout
 .4), beside the figures it published for its own draw of negatives. The rows "(equal setting)" have vectors of 16
