@@ -75,10 +75,9 @@ def analyse_collapse(model: CTRModel, log: ClickLog, *, min_count: int = 10, see
 
 def id_table(model: CTRModel) -> EmbeddingTable:
     """The table of the model's field vectors."""
-    if isinstance(model.sources, torch.nn.Module):
-        for module in model.sources.modules():
-            if isinstance(module, EmbeddingTable):
-                return module
+    for name, module in model.named_modules():
+        if name.startswith("sources.") and isinstance(module, EmbeddingTable):
+            return module
     raise DataError("this model has no embedding table of ids (logistic regression has weights alone); choose another")
 
 
