@@ -139,9 +139,7 @@ def _take_kinds(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return kinds, rest
 
 
-def _take_members(
-    cls: type, part: str, plain: dict[str, Plain], words: Sequence[str]
-) -> tuple[dict[str, Plain], list[str]]:
+def _take_members(cls: type, part: str, plain: Plain, words: Sequence[str]) -> tuple[dict[str, Plain], list[str]]:
     """Split ``--part.name VALUE ...`` from the other words, for a part whose kind was just named.
 
     Its settings without a default must be known before the rest is read. Switches stay (``--part.no-name``).
@@ -196,8 +194,9 @@ def _read_yaml(path: Path) -> dict[str, Plain]:
 
 
 def _merge(base: Plain, over: Plain) -> Plain:
-    """`over` on top of `base`; a mapping that names another ``kind`` replaces instead of mixing two kinds' settings, and
-    one of numbers changes entries of a list."""
+    """`over` on top of `base`. A mapping that names another ``kind`` replaces instead of mixing two kinds' settings; one
+    whose keys are numbers changes these entries of a list.
+    """
     if isinstance(base, list) and isinstance(over, dict) and over and all(key.isdecimal() for key in over):
         entries: list[Plain] = list(base)
         for key, value in over.items():

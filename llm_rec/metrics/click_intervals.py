@@ -46,7 +46,8 @@ def summarise_clicks(
 ) -> dict[str, SliceSummary]:
     """Figures of every slice with percentile intervals; `count` is its rows. An empty slice has count 0 and no figures.
 
-    An interval is left out where a figure is: resamples without a class count as no resample.
+    An interval is left out where a figure is: resamples without a class count as no resample. ECE has none: it is a
+    sum of absolute values, larger on nearly every resample than on the rows themselves.
     """
     found = metrics_by_slice(logits, labels, slices, groups=groups, num_buckets=num_buckets)
     summaries = {}
@@ -57,9 +58,9 @@ def summarise_clicks(
         mean = figures(found[name])
         inside = None if groups is None else groups[mask]
         rows = _Ordered.of(logits[mask], labels[mask], inside, num_buckets)
-        drawn = _table(rows, mean, weights_of(int(mask.sum()), inside, samples, seed))
-        low, high = _ends(drawn, level)
-        columns = [dict(zip(mean, ends.tolist(), strict=True)) for ends in (low, high)]
+        sure = [metric for metric in mean if metric != "ece"]
+        drawn = _table(rows, sure, weights_of(int(mask.sum()), inside, samples, seed))
+        columns = [dict(zip(sure, ends.tolist(), strict=True)) for ends in _ends(drawn, level)]
         summaries[name] = SliceSummary(count=len(rows.labels), mean=mean, low=columns[0], high=columns[1])
     return summaries
 
@@ -158,7 +159,8 @@ class _Ordered:
 
     @property
     def _excess(self) -> Float64[np.ndarray, "rows"]:
-        return self.predicted - self.labels
+        excess: np.ndarray = self.predicted - self.labels
+        return excess
 
     def _auc(
         self, order: Int64[np.ndarray, "rows"], starts: Int64[np.ndarray, "groups"], weight: Float64[np.ndarray, "rows"]
@@ -214,7 +216,7 @@ def _compare(
 
 
 def _table(
-    rows: _Ordered, metrics: Mapping[str, float], weights: Iterator[Float64[np.ndarray, "rows"]]
+    rows: _Ordered, metrics: Sequence[str], weights: Iterator[Float64[np.ndarray, "rows"]]
 ) -> Float64[np.ndarray, "samples metrics"]:
     return np.array([[rows.figure(metric, weight) for metric in metrics] for weight in weights])
 

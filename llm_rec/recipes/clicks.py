@@ -10,7 +10,7 @@ from ctr_models.encode import VocabularyConfig
 from ctr_models.schema import Categorical, Dense, Field, MultiValue, Numeric
 from llm_rec.artifacts import read_manifest
 from llm_rec.ctr.log_rows import LogRowsConfig, user_columns, write_log_rows
-from llm_rec.data import LeaveOneOutConfig, SplitConfig, make_split
+from llm_rec.data import LeaveOneOutConfig, SplitConfig
 from llm_rec.data.columns import KIND, ClickLog, holds
 from llm_rec.data.log_encoding import encode_log, log_fingerprint
 from llm_rec.data.log_spec import ColumnSpec

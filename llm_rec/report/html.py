@@ -156,8 +156,8 @@ def learning_figure(page: Page) -> str:
         best = max(range(len(marks)), key=lambda i, found=marks: found[i].y)  # type: ignore[misc]
         parts.append(svg.line_series(frame, svg.Series(report.name, marks, emphasis=best), index))
     text = (
-        f"{metric_title(page.curves)} on validation {TARGETS[page.comparison.task]} after each epoch; the large mark is each model's best "
-        "epoch, whose weights were kept."
+        f"{metric_title(page.curves)} on validation {TARGETS[page.comparison.task]} after each epoch; the large mark "
+        "is each model's best epoch, whose weights were kept."
     )
     picture = svg.chart(parts, label=f"learning curves of {len(runs)} models")
     return _figure("Learning curves", text, svg.legend([r.name for r in page.comparison.reports]) + picture)
@@ -356,7 +356,8 @@ def _differences(page: Page) -> str:
         for d in (item.difference,)
     )
     heads = "".join(
-        f"<th scope=col>{head}</th>" for head in ("slice", "metric", TARGETS[page.comparison.task], "difference", "p", "p (Holm)")
+        f"<th scope=col>{head}</th>"
+        for head in ("slice", "metric", TARGETS[page.comparison.task], "difference", "p", "p (Holm)")
     )
     test = {
         "ranking": "Sign-flip permutation tests on the same targets",

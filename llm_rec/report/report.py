@@ -100,7 +100,7 @@ class Report:
             name=name,
             metrics={part: {s: dict(v.mean) for s, v in found.items()} for part, found in summaries.items()},
             intervals={
-                part: {s: {m: (v.low[m], v.high[m]) for m in v.mean} for s, v in found.items()}
+                part: {s: {m: (v.low[m], v.high[m]) for m in v.mean if m in v.low} for s, v in found.items()}
                 for part, found in summaries.items()
             },
             counts={part: {s: v.count for s, v in found.items()} for part, found in summaries.items()},

@@ -47,9 +47,7 @@ class ScoringModule(nn.Module):
         return probabilities(self.loss, self.model(FeatureBatch(ids, numbers, dense, labels)))
 
 
-def export_click_model(
-    scorer: ClickScorer, folder: Path, formats: Sequence[Format] = ("pt2",)
-) -> dict[Format, Path]:
+def export_click_model(scorer: ClickScorer, folder: Path, formats: Sequence[Format] = ("pt2",)) -> dict[Format, Path]:
     """Write ``model.<format>`` into `folder`, each file atomically. ``onnx`` needs the extra of that name.
 
     Only the model is exported; encode rows with `ClickScorer.encode`, or by ``encoders.json`` of the saved model.
@@ -83,9 +81,7 @@ def traced(scorer: ClickScorer) -> torch.export.ExportedProgram:
 def exported_inputs(columns: ClickColumns, schema: Schema) -> dict[str, Tensor]:
     """Encoded rows as an exported model takes them, by name."""
     arrays = {"ids": columns.ids, "numbers": columns.numbers, "dense": columns.dense}
-    return {
-        name: torch.tensor(arrays[name], dtype=_dtype(name)) for name, width in widths_of(schema).items() if width
-    }
+    return {name: torch.tensor(arrays[name], dtype=_dtype(name)) for name, width in widths_of(schema).items() if width}
 
 
 def widths_of(schema: Schema) -> dict[str, int]:

@@ -153,9 +153,7 @@ def save_click_model(
     weights = (part for name, value in sorted(state.items()) for part in (name, value.numpy().tobytes()))
     digest = fingerprint(KIND, {"saved": to_plain(saved), "log": log.fingerprint}, *weights)
     inputs = {"log": log.fingerprint}
-    with write_artifact(
-        Path(folder), kind=KIND, fingerprint=digest, inputs=inputs, overwrite=overwrite
-    ) as partial:
+    with write_artifact(Path(folder), kind=KIND, fingerprint=digest, inputs=inputs, overwrite=overwrite) as partial:
         write_json(partial / _MODEL, saved)
         write_json(partial / _SCHEMA, log.schema)
         write_encoders(partial / _ENCODERS, log.columns)
