@@ -194,8 +194,8 @@ def _read_yaml(path: Path) -> dict[str, Plain]:
 
 
 def _merge(base: Plain, over: Plain) -> Plain:
-    """`over` on top of `base`. A mapping that names another ``kind`` replaces instead of mixing two kinds' settings; one
-    whose keys are numbers changes these entries of a list.
+    """`over` on top of `base`. A mapping that names another ``kind`` replaces instead of mixing two kinds' settings;
+    one whose keys are numbers changes these entries of a list.
     """
     if isinstance(base, list) and isinstance(over, dict) and over and all(key.isdecimal() for key in over):
         entries: list[Plain] = list(base)

@@ -30,7 +30,7 @@ class PlantedClicks:
 
     @property
     def best_auc(self) -> float:
-        """Expected AUC of the true probabilities on these rows: every row is a positive by p and a negative by 1 - p."""
+        """Expected AUC of the true probabilities here: every row is a positive by p and a negative by 1 - p."""
         scores, p = np.tile(self.probabilities, 2), self.probabilities
         return auc(scores, np.repeat([1, 0], len(p)), np.concatenate([p, 1 - p]))
 
