@@ -41,7 +41,7 @@ def encode_log(
     cannot read, a label outside 0..1, a null group, an unknown part, and a part without rows.
     """
     details: dict[str, Plain] = {}  # filled in before the block ends, which is when the manifest is written
-    name = fingerprint(KIND, {"spec": to_plain(spec)}, *(_described(file) for file in files))
+    name = log_fingerprint(files, spec)
     with write_artifact(Path(path), kind=KIND, fingerprint=name, details=details, overwrite=overwrite) as folder:
         columns, rows = fit_columns(files, spec, chunk_rows=chunk_rows)
         with ClickWriter(folder, schema_of(columns, spec), columns, rows) as writer:
@@ -51,6 +51,11 @@ def encode_log(
                     writer.append(part, encoded, parts == PARTS.index(part))
         details.update(writer.details())
     return ClickLog.load(path)
+
+
+def log_fingerprint(files: Sequence[TableFile], spec: LogSpec) -> str:
+    """The fingerprint of the log that `encode_log` makes of these files, wherever they lie. Reads them once."""
+    return fingerprint(KIND, {"spec": to_plain(spec)}, *(_described(file) for file in files))
 
 
 def fit_columns(
