@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "rank the full catalog for a trained run, or score its click log; warm and cold apart",
     "recommend": "recommend for a user of the log, or for a raw history",
     "report": "compare runs in one table and one self-contained page, with paired tests",
+    "analyze collapse": "whether a click model's embeddings collapsed: abundance, spectra, heat maps",
     "export": "a click model for other servers: torch.export or ONNX",
     "demo": "all of the above on MovieLens-100k",
     "config show": "the effective settings of a verb, each with its origin",

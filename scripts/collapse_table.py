@@ -91,6 +91,7 @@ class Abundance:
     def __call__(self, model: CTRModel, log: ClickLog) -> list[Record]:
         found = analyse_collapse(model, log, min_count=self.min_count)
         if self.page is not None:
+            self.page.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self.page, collapse_page("Embedding collapse", [(self.title, found)]).encode())
         return [Record(name, value, {"slice": "all"}) for name, value in found.means().items()]
 

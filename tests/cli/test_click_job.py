@@ -105,7 +105,10 @@ def test_another_log_of_the_same_name_is_refused(place: Place, capsys) -> None:
         (("--source.kind", "census"), "source.path: missing; CensusConfig needs it"),
         (("--source.kind", "frapp"), "source.kind: 'frapp' is not one of"),
         (("--source.kind", "census", "--source.path"), "--source.path: needs a value"),
-        (("--source.kind", "census", "--source.path", "x", "--source.bins", "many"), "source.bins: expected int, got 'many'"),
+        (
+            ("--source.kind", "census", "--source.path", "x", "--source.bins", "many"),
+            "source.bins: expected int, got 'many'",
+        ),
         (("--source.kind", "click_table", "--source.paths", "x.csv"), "set exactly one of spec and spec_file"),
     ],
 )
@@ -249,7 +252,15 @@ def test_the_saved_model_scores_raw_rows_without_the_log(place: Place, tmp_path:
 
 
 SLOW_FM = ("--preset", "dnn", "--method.model.towers.0.hidden.widths", "16", "--method.batches.batch-size", "16")
-KILLED = (*SLOW_FM, "--method.trainer.epochs", "4", "--method.trainer.checkpoint-every", "20", "--evaluation.samples", "5")
+KILLED = (
+    *SLOW_FM,
+    "--method.trainer.epochs",
+    "4",
+    "--method.trainer.checkpoint-every",
+    "20",
+    "--evaluation.samples",
+    "5",
+)
 
 
 def test_a_killed_run_ends_as_one_left_alone(place: Place) -> None:
