@@ -210,7 +210,7 @@ def test_the_full_grid_of_collapse_has_what_the_reduced_leaves_out(
 def test_losses_are_compared_with_bce_at_each_level_of_both_knobs(
     ranking: ModuleType, frappe: Path, movies: Path, tmp_path: Path
 ) -> None:
-    rows = ["BCE", "Combined-Pair", "JRC"]
+    rows = ["BCE", "JRC"]
     assert run(ranking, [frappe, movies], tmp_path, "--quick", "--rows", *rows, "--batch-size", "64") == 0
     frame = read_table(tmp_path)
     assert list(dict.fromkeys(frame.model)) == rows
