@@ -203,9 +203,25 @@ def clip_gradient_norm_(parameters: Sequence[nn.Parameter], max_norm: float, sum
         return torch.zeros(())
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
-    scaled = [*dense, *(_lookups(parameter)[1] for parameter in sparse)]
-    torch._foreach_mul_(scaled, factor)
+    scale_gradients_(parameters, factor)
     return total
+
+
+@torch.no_grad()
+def scale_gradients_(parameters: Sequence[nn.Parameter], factor: float | Float[Tensor, ""]) -> None:
+    """Multiply all gradients, sparse and dense.
+
+    Sparse ones are made anew: the gradients of two tables whose vectors are added may be one and the same memory.
+    """
+    dense = [p.grad for p in parameters if p.grad is not None and not p.grad.is_sparse]
+    if dense:
+        torch._foreach_mul_(dense, factor)
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            rows, values = _lookups(parameter)
+            parameter.grad = torch.sparse_coo_tensor(
+                rows.unsqueeze(0), values * factor, parameter.shape, check_invariants=False
+            )
 
 
 def _lookups(parameter: nn.Parameter) -> tuple[Int64[Tensor, "lookups"], Float[Tensor, "lookups width"]]:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64
 
-from ctr_models.losses import ClickLossConfig, num_outputs
+from ctr_models import losses
+from ctr_models.losses import ClickLossConfig
 from ctr_models.model import CTRModel
 from ctr_models.schema import UNKNOWN
 from llm_rec.ctr.batches import take_slice, to_batch
@@ -55,8 +56,7 @@ def click_logits(
     with torch.no_grad():
         for start in track(range(0, len(columns), batch_size), "score rows"):
             batch = to_batch(take_slice(columns, start, start + batch_size)).to(device)
-            outputs = model(batch)
-            parts.append(outputs[:, 1] - outputs[:, 0] if num_outputs(loss) == 2 else outputs[:, 0])
+            parts.append(losses.click_logits(loss, model(batch)))
     model.train(training)
     return torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
 

@@ -16,7 +16,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, LoggerType, broadcast
 from torch import Tensor, nn
 
-from ctr_models.optim import RowSums, clip_gradient_norm_
+from ctr_models.optim import RowSums, clip_gradient_norm_, scale_gradients_
 from llm_rec.artifacts import write_bytes
 from llm_rec.codec import Plain, to_plain
 from llm_rec.errors import TrainingError
@@ -33,7 +33,7 @@ from llm_rec.training.checkpoint import (
     save_weights,
 )
 from llm_rec.training.groups import GroupParameters, optimizer_groups
-from llm_rec.training.optimizers import build_optimizer, gradient_values, row_optimizers
+from llm_rec.training.optimizers import build_optimizer, row_optimizers
 from llm_rec.training.random_state import generators_untouched, read_generators, seed_generators, write_generators
 from llm_rec.training.schedule import count_plateaus, learning_rate_factor
 from llm_rec.training.task import BatchSource, StepLoss, Task
@@ -205,12 +205,11 @@ class Loop(Generic[BatchT]):
 
     def _divide_gradients(self, weights: float) -> None:
         """Sums of weighted gradients -> their weighted mean. DDP has averaged over processes; undo that."""
-        gradients = gradient_values(self.parameters)
         if self.world == 1:
-            torch._foreach_mul_(gradients, 1.0 / weights)
+            scale_gradients_(self.parameters, 1.0 / weights)
         else:
             total = torch.full((), weights, dtype=torch.float64, device=self.device)
-            torch._foreach_mul_(gradients, self.world / self.accelerator.reduce(total, reduction="sum"))
+            scale_gradients_(self.parameters, self.world / self.accelerator.reduce(total, reduction="sum"))
 
     def _set_learning_rate(self) -> None:
         config, at = self.config, self.position.updates

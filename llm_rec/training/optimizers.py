@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from ctr_models.optim import LazyAdam, RowSums, RowWiseAdagrad
@@ -68,9 +68,3 @@ def row_optimizers(module: nn.Module, groups: Sequence[OptimizerGroup]) -> Mappi
     """Parameters by name that a row optimiser trains, and which."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     return {names[p]: group["optimizer"] for group in groups for p in group["params"] if group["optimizer"] != "dense"}
-
-
-def gradient_values(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """What to scale to scale all gradients: dense ones themselves, the values of sparse ones."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]

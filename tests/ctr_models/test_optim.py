@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctr_models.optim import LazyAdam, RowSums, RowWiseAdagrad, clip_gradient_norm_
+from ctr_models.optim import LazyAdam, RowSums, RowWiseAdagrad, clip_gradient_norm_, scale_gradients_
 
 ROWS, WIDTH = 12, 4
 
@@ -254,6 +254,19 @@ def test_clipping_sparse_and_dense_together_equals_torch_on_dense_gradients(max_
     torch.testing.assert_close(sparse.grad.to_dense(), dense.grad)
     torch.testing.assert_close(other.grad, same.grad)
     assert clip_gradient_norm_([_table()], 1.0, RowSums()) == 0.0
+
+
+def test_gradients_of_two_tables_that_are_added_are_scaled_once_each():
+    """Their gradients share memory, which scaling in place would scale twice."""
+    one, other, alone = _table(), _table(seed=3), nn.Parameter(torch.ones(2, dtype=torch.float64))
+    ids, gradients = next(_batches())
+    (F.embedding(ids, one, sparse=True) + F.embedding(ids, other, sparse=True)).backward(gradients)
+    alone.grad = torch.ones(2, dtype=torch.float64)
+    assert one.grad._values().data_ptr() == other.grad._values().data_ptr()
+    scale_gradients_([one, other, alone, _table()], 0.5)
+    for weight in (one, other):
+        assert torch.equal(weight.grad._values(), gradients / 2)
+    assert torch.equal(alone.grad, torch.full((2,), 0.5, dtype=torch.float64))
 
 
 def test_lazy_l2_is_not_the_l2_of_dense_adam():

@@ -1,6 +1,8 @@
 """Every loss against loops in double precision: values and gradients, with and without groups, and at the edges."""
 
+import json
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from ctr_models import losses
 from ctr_models.losses import (
     BCEConfig,
+    ClickLossConfig,
     JRCConfig,
     ListwiseConfig,
     PairwiseConfig,
@@ -17,6 +20,7 @@ from ctr_models.losses import (
     ShiftedFocalConfig,
     click_loss,
 )
+from llm_rec.codec import from_plain, to_plain
 from tests.ctr_models.losses import naive
 
 CONFIGS = [
@@ -29,6 +33,11 @@ CONFIGS = [
     JRCConfig(alpha=0.7, pos_weight=0.3),
 ]
 RANKING = CONFIGS[2:]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossHolder:
+    loss: ClickLossConfig
 
 
 def world(rows=23, outputs=1, seed=0, lists=5):
@@ -177,6 +186,12 @@ def test_jrc_predicts_the_sigmoid_of_the_difference_and_with_alpha_one_is_cross_
 def test_effective_positive_rates_of_criteo():
     rates = [round(losses.effective_positive_rate(0.25623, w), 4) for w in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)]
     assert rates == [0.0333, 0.0645, 0.1211, 0.1713, 0.2161, 0.2562]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=repr)
+def test_a_config_is_the_same_after_a_round_trip_through_json(config):
+    plain = to_plain(LossHolder(loss=config))
+    assert from_plain(LossHolder, json.loads(json.dumps(plain))) == LossHolder(loss=config)
 
 
 def test_a_wrong_number_of_logits_is_an_error():
