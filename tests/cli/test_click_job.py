@@ -314,7 +314,7 @@ def test_codes_and_texts_of_a_workspace_become_fields(tmp_path: Path, capsys) ->
     world.catalog.save(other.root / "ws" / "catalog")
     world.log.save(other.root / "ws" / "interactions")
     other("encode", "--preset", "hashing", "--encoder.dim", "16")
-    other("index", "--preset", "rqkmeans", "--quantizer.num-codebooks", "2", "--quantizer.codebook-size", "4")
+    other("index", "--preset", "rqkmeans", "--quantizer.num-codebooks", "2", "--quantizer.codebook-size", "3")
     rows = ("--source.kind", "interactions", "--source.rows.item-ids", "catalog", "--source.codes", "rqkmeans")
     other("clicks", *rows, "--source.rows.negatives", "2")
     before = times(other.root / "ws" / "clicks")

@@ -48,6 +48,9 @@ def test_slices_count_the_train_rows_of_a_rows_value(log):
     np.testing.assert_array_equal(slices["1-4"], (counts >= 1) & (counts <= 4))
     np.testing.assert_array_equal(slices["lt5"], counts < 5)
     np.testing.assert_array_equal(slices["warm"], counts >= 10)
+    clicked = log.part("train").labels[:, 0] == 1
+    counts = np.array([0 if id_ == UNKNOWN else int((train[clicked] == id_).sum()) for id_ in test])
+    np.testing.assert_array_equal(frequency_slices(log, columns, "user", label="label")["lt5"], counts < 5)
     assert slices["unseen"].any(), "rare users are unknown, and unseen, though training had rows of unknown ones"
     assert (train == UNKNOWN).any()
 

@@ -1,4 +1,4 @@
-"""Bootstrap of click metrics: equal to the metrics under the resample's weights, rows of a group together, calibrated."""
+"""Bootstrap of click metrics: the metrics under the weights of a resample, rows of a group together, calibrated."""
 
 import numpy as np
 import pytest
