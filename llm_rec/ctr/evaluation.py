@@ -76,9 +76,14 @@ def evaluate_clicks(
     return ClickEvaluation(logits, metrics)
 
 
-def frequency_slices(log: ClickLog, columns: ClickColumns, field: str) -> dict[str, Bool[np.ndarray, "rows"]]:
-    """Rows by how many train rows hold their id of `field`; ids that training did not know count as unseen."""
-    counts = log.train_counts(field)
+def frequency_slices(
+    log: ClickLog, columns: ClickColumns, field: str, *, label: str | None = None
+) -> dict[str, Bool[np.ndarray, "rows"]]:
+    """Rows by how many train rows hold their id of `field`; ids that training did not know count as unseen.
+
+    With `label` only train rows that have it count: where negatives are sampled, cold items are in rows too.
+    """
+    counts = log.train_counts(field, label=label)
     place = log.schema.id_columns[field]
     if place.stop - place.start != 1:
         raise ConfigError(f"slice_field {field!r} has several ids a row; name a field with one")

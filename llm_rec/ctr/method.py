@@ -88,8 +88,8 @@ def build_click_model(method: ClickMethodConfig, schema: Schema, items: ItemTabl
     def linear(given: Schema, outputs: int) -> LinearTerm:
         return LinearTerm(given, outputs, init=method.init, sparse=sparse)
 
-    config = replace(method.model, num_outputs=num_outputs(method.loss))
     try:
+        config = replace(method.model, num_outputs=num_outputs(method.loss))
         return build_ctr_model(config, schema, build_sources=sources, build_linear=linear)
     except ValueError as error:
         raise ConfigError(f"method.model: {error}") from error

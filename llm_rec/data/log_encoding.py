@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def lay_out(
     """Encoded columns side by side: ids, numbers and dense vectors, each in the order of their fields."""
     ids, numbers, dense = [], [], []
     for column, values in zip(columns, encoded, strict=True):
-        table = values.reshape(len(values), -1)
+        table = values.reshape(len(values), prod(values.shape[1:]))
         match column.encoder:
             case Number():
                 numbers.append(table)

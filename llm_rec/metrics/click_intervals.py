@@ -67,7 +67,7 @@ def summarise_clicks(
 
 def compare_clicks(
     logits_a: Float64[np.ndarray, "rows"],
-    logits_b: Float64[np.ndarray, "rows"],
+    logits_b: Float64[np.ndarray, "others"],
     labels: Num[np.ndarray, "rows"],
     slices: Mapping[str, Bool[np.ndarray, "rows"]],
     groups: Groups = None,

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from ctr_models.losses import ClickLossConfig
 from ctr_models.model import CTRModel
-from llm_rec.artifacts import read_json, replacing
+from llm_rec.artifacts import read_json, read_manifest, replacing
 from llm_rec.codec import from_plain, to_plain
 from llm_rec.ctr.evaluation import ClickEvaluationConfig, click_logits, frequency_slices
 from llm_rec.ctr.item_fields import ItemTables
@@ -41,11 +41,13 @@ METRICS = ("auc", "gauc", "log_loss", "ece", "predicted_over_actual")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClickRunEvaluationConfig:
     """`slice_field`: rows are cut by how many train rows hold their value of this field (an item, a user): unseen,
-    fewer than 5, warm, and so on. Without it there is one slice, "all". ECE is over `num_buckets` buckets of equally
-    many rows; `samples` bootstrap resamples make the 95 % intervals.
+    fewer than 5, warm, and so on. Without it there is one slice, "all". `slice_by` "positives" counts only train rows
+    with a click; None does so for rows made of interactions, whose negatives are sampled. ECE is over `num_buckets`
+    buckets of equally many rows; `samples` bootstrap resamples make the 95 % intervals.
     """
 
     slice_field: str | None = None
+    slice_by: Literal["rows", "positives"] | None = None
     num_buckets: int = 45
     samples: int = 200
     batch_size: int = 16384
@@ -162,7 +164,10 @@ def score_part(
     logits = click_logits(model, loss, columns, batch_size=config.batch_size)
     slices = {"all": np.ones(len(columns), dtype=bool)}
     if config.slice_field is not None:
-        slices = frequency_slices(log, columns, config.slice_field)
+        sampled = "interactions" in read_manifest(log.path, KIND).inputs
+        by = config.slice_by or ("positives" if sampled else "rows")
+        label = log.schema.labels[0] if by == "positives" else None
+        slices = frequency_slices(log, columns, config.slice_field, label=label)
     slices = {name: mask for name, mask in slices.items() if mask.any()}
     groups = None if columns.groups is None else np.asarray(columns.groups)
     return ScoredRows(logits, np.asarray(columns.labels[:, 0]), groups, slices)

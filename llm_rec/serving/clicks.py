@@ -18,6 +18,7 @@ from jaxtyping import Float64
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ctr_models.encoders import DenseVector
 from ctr_models.losses import ClickLossConfig
 from ctr_models.model import CTRModel
 from ctr_models.schema import Schema
@@ -128,12 +129,17 @@ class ClickScorer:
         groups = None if self.schema.group is None else np.zeros(len(labels), dtype=np.int64)
         return lay_out(self.fitted, encoded, labels, groups)
 
+    @property
+    def _dense(self) -> set[str]:
+        return {column.spec.source for column in self.fitted if isinstance(column.encoder, DenseVector)}
+
     def _raw(self, rows: RawRows, name: str) -> RawColumn:
         if name not in rows:
             raise DataError(f"the rows have no column {name!r}; a model of this log needs {', '.join(self.columns)}")
         values = rows[name]
         array = values.to_numpy(dtype=object) if not isinstance(values, np.ndarray | Sequence) else values
-        if len(array) and isinstance(array[0], list | tuple | np.ndarray):
+        lists = isinstance(array[0], list | tuple | np.ndarray) if len(array) else name in self._dense
+        if lists:
             return list_column(cast(Sequence[Sequence[object]], list(array)))
         return raw_column(array if isinstance(array, np.ndarray) else np.array(array, dtype=object))
 

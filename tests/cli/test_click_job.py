@@ -306,3 +306,36 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(place: Place) ->
 def test_json_lines_of_the_log_hold_the_loss_terms(place: Place) -> None:
     lines = (place.run("fm") / "phases" / "01-train" / "log.jsonl").read_text().splitlines()
     assert {"pointwise", "ranking"} <= set(json.loads(lines[0])["losses"])
+
+
+def test_codes_and_texts_of_a_workspace_become_fields(tmp_path: Path, capsys) -> None:
+    other = Place(tmp_path)
+    world = planted_world(40, 30, num_clusters=3, seed=2)
+    world.catalog.save(other.root / "ws" / "catalog")
+    world.log.save(other.root / "ws" / "interactions")
+    other("encode", "--preset", "hashing", "--encoder.dim", "16")
+    other("index", "--preset", "rqkmeans", "--quantizer.num-codebooks", "2", "--quantizer.codebook-size", "3")
+    rows = ("--source.kind", "interactions", "--source.rows.item-ids", "catalog", "--source.codes", "rqkmeans")
+    other("clicks", *rows, "--source.rows.negatives", "2")
+    before = times(other.root / "ws" / "clicks")
+    other("clicks", *rows, "--source.rows.negatives", "2")
+    assert times(other.root / "ws" / "clicks") == before
+    message = "holds a click log made from other data or settings; choose another --name, or pass --overwrite\n"
+    assert refused(other, capsys, "clicks", *rows).endswith(message)
+    log = ClickLog.load(other.root / "ws" / "clicks" / "clicks")
+    assert [found.name for found in log.schema.fields] == ["user", "item", "code_0", "code_1"]
+
+    small = (*QUICK, "--method.model.dim", "4", "--evaluation.slice-field", "item")
+    for preset, option, name in (("dcn_v2-codes", "codes", "rqkmeans"), ("dcn_v2-texts", "embeddings", "text")):
+        other("train", "ctr", "--preset", preset, f"--{option}", name, *small)
+        report = Report.load(other.run(preset))
+        assert set(report.fingerprints) == {"log", option}
+        assert report.counts["test"]["unseen"] > 0
+        scorer = load_click_model(other.run(preset) / "model")
+        raw = {name: ["0"] for name in scorer.columns}
+        assert 0 < scorer.score({**raw, "user": ["user-0"], "item": ["item-1"]})[0] < 1
+    error = refused(other, capsys, "train", "ctr", "--preset", "dcn_v2-codes", *small, "--name", "x")
+    assert error.endswith("run `llm-rec index --name moc` first, or name the right --workspace\n")
+    error = refused(other, capsys, "train", "ctr", "--preset", "fm", "--method.loss.kind", "jrc", *QUICK)
+    assert "method.model: num_outputs 2 needs linear heads: a sum gives one logit" in error
+    assert error.count("\n") == 1
