@@ -201,18 +201,17 @@ def schema_vectors(
 
 
 class LinearTerm(nn.Module):
-    """Logistic regression: b + sum_f w_f[x_f], with a weight for each id, number and dense column and output."""
+    """sum_f w_f[x_f], with a weight for each id, number and dense column and output; the bias is the model's."""
 
     def __init__(
         self, schema: Schema, num_outputs: int = 1, *, init: TableInit | None = None, sparse: bool = False
     ) -> None:
         super().__init__()
         self.vectors = schema_vectors(schema, num_outputs, init=init, sparse=sparse)
-        self.bias = nn.Parameter(torch.zeros(num_outputs))
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "batch outputs"]:
         vectors: Tensor = self.vectors(batch)
-        return vectors[0].sum(1) + self.bias
+        return vectors[0].sum(1)
 
 
 def pool(

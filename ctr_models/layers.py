@@ -1,8 +1,10 @@
 """Layers whose first axis counts embedding sets: one batched product serves all sets, each with parameters of its own.
 
-An ordinary model has one set. Nothing here loops over sets.
+An ordinary model has one set. Nothing here loops over sets. Every parameter and buffer starts with the axis of sets, so
+that set m of a module is its slice m.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, assert_never
@@ -10,6 +12,10 @@ from typing import Literal, assert_never
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from ctr_models.checks import check_fraction
+
+MOMENTUM, EPSILON = 0.1, 1e-5  # of batch norm, torch's own
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "none"]
 
@@ -33,44 +39,81 @@ def activate(values: Float[Tensor, "*shape"], activation: Activation) -> Float[T
             assert_never(activation)
 
 
+def xavier(*sets: int, inputs: int, outputs: int, parts: int = 1) -> Float[Tensor, "*sets inputs outputs"]:
+    """Xavier normal matrices, each by its own fans: N(0, s^2), s^2 = 2 / (inputs + outputs / parts).
+
+    `torch.nn.init` counts leading axes as a receptive field and shrinks stacked matrices by its square root. `parts`
+    says how many matrices stand side by side in the columns.
+    """
+    return torch.randn(*sets, inputs, outputs) * math.sqrt(2 / (inputs + outputs / parts))
+
+
 def table_linear(
-    inputs: Float[Tensor, "tables batch inward"],
+    inputs: Float[Tensor, "tables *shape inward"],
     weight: Float[Tensor, "tables inward outward"],
     bias: Float[Tensor, "tables outward"] | None = None,
-) -> Float[Tensor, "tables batch outward"]:
+) -> Float[Tensor, "tables *shape outward"]:
     """y^(m) = x^(m) W^(m) + b^(m): one batched matrix product for all sets."""
-    if bias is None:
-        return torch.bmm(inputs, weight)
-    return torch.baddbmm(bias.unsqueeze(1), inputs, weight)
+    rows = inputs.flatten(1, -2)
+    out = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight)
+    shaped: Tensor = torch.unflatten(out, 1, inputs.shape[1:-1])
+    return shaped
 
 
 class TableLinear(nn.Module):
-    """`table_linear` with its parameters: each matrix Xavier normal by its own two sizes, biases zero.
+    """`table_linear` with its parameters: matrices from `xavier` (see `parts` there), biases zero."""
 
-    (torch's initialiser would take the axis of sets for a receptive field and start far too small.)
-    """
-
-    def __init__(self, num_tables: int, in_features: int, out_features: int, *, bias: bool = True) -> None:
+    def __init__(
+        self, num_tables: int, in_features: int, out_features: int, *, bias: bool = True, parts: int = 1
+    ) -> None:
         super().__init__()
-        std = (2.0 / (in_features + out_features)) ** 0.5
-        self.weight = nn.Parameter(torch.randn(num_tables, in_features, out_features) * std)
+        self.weight = nn.Parameter(xavier(num_tables, inputs=in_features, outputs=out_features, parts=parts))
         self.bias = nn.Parameter(torch.zeros(num_tables, out_features)) if bias else None
 
-    def forward(self, inputs: Float[Tensor, "tables batch inward"]) -> Float[Tensor, "tables batch outward"]:
+    def forward(self, inputs: Float[Tensor, "tables *shape inward"]) -> Float[Tensor, "tables *shape outward"]:
         return table_linear(inputs, self.weight, self.bias)
 
 
+class TableLayerNorm(nn.Module):
+    """Layer norm over the last axis; scale and shift of `shape`, which starts with the tables and broadcasts."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, inputs: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+        normal = nn.functional.layer_norm(inputs, inputs.shape[-1:])
+        return normal * self.weight + self.bias
+
+
 class TableBatchNorm(nn.Module):
-    """Batch normalisation of every set and channel by itself: exactly BatchNorm1d over tables * channels channels."""
+    """Batch normalisation of every set and channel by itself: exactly BatchNorm1d over tables * channels channels, with
+    parameters and statistics of (tables, channels). A training batch needs two rows.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, num_tables: int, channels: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(num_tables * channels)
+        self.weight = nn.Parameter(torch.ones(num_tables, channels))
+        self.bias = nn.Parameter(torch.zeros(num_tables, channels))
+        self.register_buffer("running_mean", torch.zeros(num_tables, channels))
+        self.register_buffer("running_var", torch.ones(num_tables, channels))
 
     def forward(self, inputs: Float[Tensor, "tables batch channels"]) -> Float[Tensor, "tables batch channels"]:
-        tables, _, channels = inputs.shape
-        normed: Tensor = self.norm(inputs.transpose(0, 1).flatten(1))
-        return normed.view(-1, tables, channels).transpose(0, 1)
+        normal = nn.functional.batch_norm(
+            inputs.transpose(0, 1).flatten(1),
+            self.running_mean.view(-1),
+            self.running_var.view(-1),
+            self.weight.view(-1),
+            self.bias.view(-1),
+            training=self.training,
+            momentum=MOMENTUM,
+            eps=EPSILON,
+        )
+        return torch.unflatten(normal, 1, self.weight.shape).transpose(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +131,10 @@ class MLPConfig:
     input_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for width in self.widths:
-            if width < 1:
-                raise ValueError(f"widths must be at least 1 each, got {self.widths}")
-        for name, value in (("dropout", self.dropout), ("input_dropout", self.input_dropout)):
-            if not 0.0 <= value < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if min(self.widths, default=1) < 1:
+            raise ValueError(f"widths must be at least 1 each, got {self.widths}")
+        check_fraction("dropout", self.dropout)
+        check_fraction("input_dropout", self.input_dropout)
 
 
 class _HiddenLayer(nn.Module):

@@ -1,29 +1,22 @@
-"""A CTR model as a sum of towers over shared field vectors.
+"""A CTR model as a sum of towers over shared field vectors: logits(x) = bias + linear(x) + sum of towers.
 
-    tower(x)  = head( combine over sets m of  set_layers^(m)( [I_1^(m)(e^(m)); I_2^(m)(e^(m)); ...] ) )
-    logits(x) = bias + linear(x) + sum of towers
-
-A parallel deep branch is a second tower (a linear map of concatenated outputs is the sum of two linear maps); a stacked
-one is the `hidden` of the first. Multi-embedding (arXiv 2310.04400, h = (1/M) sum_m I^(m)(e^(m)), y = F(h)) is
-`num_tables` above 1 with a non-linear `set_layers`; the mean then comes before the shared `hidden` layers.
+A parallel deep branch is a second tower (a linear map of concatenated outputs is the sum of two linear maps).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias, assert_never, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.batch import FeatureBatch
+from ctr_models.checks import check_at_least
 from ctr_models.interactions.aggregators import Aggregator
-from ctr_models.interactions.network import FlattenConfig, InteractionConfig, build_interaction
-from ctr_models.layers import MLP, MLPConfig, TableLinear
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import Schema
-
-Combine = Literal["mean", "sum", "concat"]
+from ctr_models.towers import AnyTowerConfig, build_tower, needs_one_output
 
 
 @runtime_checkable
@@ -34,48 +27,27 @@ class LinearPart(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TowerConfig:
-    """Interactions side by side, layers of each set, combination of sets, shared layers, head.
-
-    `head`: a `linear` map to the outputs (its bias is the model's), or the `sum` of all numbers (family of FM).
-    `shared_interaction`: one interaction with its set layers for all sets, an ablation of multi-embedding (what is
-    shared there is not published; we share all that lies before the combination).
-    """
-
-    interactions: tuple[InteractionConfig, ...] = field(default_factory=lambda: (FlattenConfig(),))
-    set_layers: MLPConfig | None = None
-    combine: Combine = "mean"
-    hidden: MLPConfig | None = None
-    head: Literal["linear", "sum"] = "linear"
-    shared_interaction: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.interactions:
-            raise ValueError("a tower needs at least one interaction; FlattenConfig() is the plain concatenation")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class CTRModelConfig:
     """`dim` is the width of a field's vector in each of `num_tables` sets; `linear` how features enter at first order:
     one `weight` each, or one `vector` each, multiplied by the field's vector of the interaction (FeLV of FwFM, which
     doubles the tables).
     """
 
-    towers: tuple[TowerConfig, ...] = ()
+    towers: tuple[AnyTowerConfig, ...] = ()
     dim: int = 10
     num_tables: int = 1
     linear: Literal["none", "weight", "vector"] = "none"
     num_outputs: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("dim", self.dim), ("num_tables", self.num_tables), ("num_outputs", self.num_outputs)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least("dim", self.dim, 1)
+        check_at_least("num_tables", self.num_tables, 1)
+        check_at_least("num_outputs", self.num_outputs, 1)
         if not self.towers and self.linear != "weight":
             raise ValueError(f"a model without towers needs linear 'weight', got {self.linear!r}")
         if self.linear == "vector" and self.num_tables > 1:
             raise ValueError(f"linear 'vector' is for one table, got num_tables {self.num_tables}")
-        if self.num_outputs > 1 and (self.linear == "vector" or any(t.head == "sum" for t in self.towers)):
+        if self.num_outputs > 1 and (self.linear == "vector" or any(needs_one_output(tower) for tower in self.towers)):
             raise ValueError(f"num_outputs {self.num_outputs} needs linear heads: a sum gives one logit")
 
 
@@ -87,55 +59,6 @@ class ParameterSplit(NamedTuple):
     embeddings: list[nn.Parameter]
     dense: list[nn.Parameter]
     orders: list[nn.Parameter]
-
-
-class Tower(nn.Module):
-    """See `TowerConfig`: (tables batch fields dim) -> (batch outputs)."""
-
-    def __init__(self, config: TowerConfig, num_tables: int, num_fields: int, dim: int, num_outputs: int) -> None:
-        super().__init__()
-        self.config, self.num_tables = config, num_tables
-        own = 1 if config.shared_interaction else num_tables
-        modules = [build_interaction(interaction, own, num_fields, dim) for interaction in config.interactions]
-        self.interactions = nn.ModuleList(modules)
-        width = sum(module.width for module in modules)
-        self.set_layers = None if config.set_layers is None else MLP(config.set_layers, own, width)
-        width = width if self.set_layers is None else self.set_layers.width
-        width = width * num_tables if config.combine == "concat" else width
-        self.hidden = None if config.hidden is None else MLP(config.hidden, 1, width)
-        width = width if self.hidden is None else self.hidden.width
-        self.head = TableLinear(1, width, num_outputs, bias=False) if config.head == "linear" else None
-
-    def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "batch outputs"]:
-        vectors = self._combine(self._interact(fields))
-        if self.hidden is not None:
-            vectors = self.hidden(vectors)
-        if self.head is None:
-            return vectors.sum(2, keepdim=True).squeeze(0)
-        logits: Tensor = self.head(vectors)
-        return logits.squeeze(0)
-
-    def _interact(self, fields: Tensor) -> Tensor:
-        shared = self.config.shared_interaction
-        inputs = fields.flatten(0, 1).unsqueeze(0) if shared else fields
-        parts = [module(inputs) for module in self.interactions]
-        vectors = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-        if self.set_layers is not None:
-            vectors = self.set_layers(vectors)
-        return vectors.view(*fields.shape[:2], -1) if shared else vectors
-
-    def _combine(self, vectors: Float[Tensor, "tables batch width"]) -> Float[Tensor, "1 batch combined"]:
-        if self.num_tables == 1:
-            return vectors
-        match self.config.combine:
-            case "mean":
-                return vectors.mean(0, keepdim=True)
-            case "sum":
-                return vectors.sum(0, keepdim=True)
-            case "concat":
-                return vectors.transpose(0, 1).flatten(1).unsqueeze(0)
-            case _:
-                assert_never(self.config.combine)
 
 
 class CTRModel(nn.Module):
@@ -165,7 +88,7 @@ class CTRModel(nn.Module):
         self.linear_vectors = linear_vectors
         num_fields = sources.num_fields if sources is not None else 0
         self.towers = nn.ModuleList(
-            Tower(tower, config.num_tables, num_fields, config.dim, config.num_outputs) for tower in config.towers
+            build_tower(tower, config.num_tables, num_fields, config.dim, config.num_outputs) for tower in config.towers
         )
         self.bias = nn.Parameter(torch.zeros(config.num_outputs))
 

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ctr_models.interactions.checks import check_at_least, check_fraction
-from ctr_models.interactions.sets import SetLinear
+from ctr_models.checks import check_at_least, check_fraction
+from ctr_models.layers import TableLinear
 
 LARGE = 1 << 24  # elements of the products of pairs above which rows go in chunks
 
@@ -44,8 +44,8 @@ class AFM(nn.Module):
         if num_fields < 2:
             raise ValueError(f"AFM needs at least 2 fields to pair, got {num_fields}")
         self.width = dim
-        self.hidden = SetLinear(num_tables, dim, config.attention_dim)
-        self.query = SetLinear(num_tables, config.attention_dim, 1, bias=False)
+        self.hidden = TableLinear(num_tables, dim, config.attention_dim)
+        self.query = TableLinear(num_tables, config.attention_dim, 1, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         left, right = torch.triu_indices(num_fields, num_fields, 1)
         self.register_buffer("left", left, persistent=False)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctr_models.interactions.checks import check_at_least, check_divides, check_fraction
-from ctr_models.interactions.sets import SetLayerNorm, SetLinear
+from ctr_models.checks import check_at_least, check_divides, check_fraction
+from ctr_models.layers import TableLayerNorm, TableLinear
 
 Residual = Literal["projected", "identity", "none"]
 
@@ -54,9 +54,9 @@ class InteractingLayer(nn.Module):
         )
         self.identity = config.residual == "identity" and not self.projected
         parts = 4 if self.projected else 3
-        self.project = SetLinear(num_tables, inputs, parts * config.attention_dim, bias=False, parts=parts)
+        self.project = TableLinear(num_tables, inputs, parts * config.attention_dim, bias=False, parts=parts)
         self.dropout = config.dropout
-        self.norm = SetLayerNorm(num_tables, 1, 1, config.attention_dim) if config.layer_norm else None
+        self.norm = TableLayerNorm(num_tables, 1, 1, config.attention_dim) if config.layer_norm else None
 
     def forward(self, fields: Float[Tensor, "tables batch fields inputs"]) -> Float[Tensor, "tables batch fields dim"]:
         parts = self.project(fields).split(self.attention_dim, dim=-1)

@@ -4,15 +4,15 @@ Streams hold parameters per embedding set; the fusion is shared. With several se
 before the fusion (arXiv 2310.04400, where the field gates are off and the fusion has one head and starts at zero).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctr_models.interactions.checks import check_at_least, check_divides, check_fraction, check_sizes
-from ctr_models.interactions.sets import SetMLP, xavier
+from ctr_models.checks import check_at_least, check_divides, check_sizes
+from ctr_models.layers import MLP, MLPConfig, TableLinear, xavier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,16 +32,10 @@ class FieldGateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamConfig:
-    """One MLP over all fields side by side: linear, batch norm (optional), ReLU, dropout per size of `hidden`."""
+    """One MLP over all fields side by side, behind a gate or not."""
 
-    hidden: tuple[int, ...] = (400, 400)
-    batch_norm: bool = False
-    dropout: float = 0.0
+    hidden: MLPConfig = field(default_factory=lambda: MLPConfig(widths=(400, 400)))
     gate: FieldGateConfig | None = None
-
-    def __post_init__(self) -> None:
-        check_sizes("hidden", self.hidden)
-        check_fraction("dropout", self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +67,10 @@ class FieldGate(nn.Module):
         if max(config.context, default=0) >= num_fields:
             raise ValueError(f"gate context {config.context} names a field beyond the {num_fields} there are")
         self.register_buffer("context", torch.tensor(config.context, dtype=torch.int64), persistent=False)
-        self.network: SetMLP | None = None
+        self.network: nn.Sequential | None = None
         if config.context:
-            sizes = (*config.hidden, num_fields * dim)
-            self.network = SetMLP(num_tables, len(config.context) * dim, sizes, last_relu=False)
+            hidden = MLP(MLPConfig(widths=config.hidden), num_tables, len(config.context) * dim)
+            self.network = nn.Sequential(hidden, TableLinear(num_tables, hidden.width, num_fields * dim))
         else:
             self.logits = nn.Parameter(torch.zeros(num_tables, 1, num_fields, dim))
 
@@ -92,11 +86,9 @@ class Stream(nn.Module):
 
     def __init__(self, config: StreamConfig, num_tables: int, num_fields: int, dim: int) -> None:
         super().__init__()
-        self.width = config.hidden[-1]
         self.gate = None if config.gate is None else FieldGate(config.gate, num_tables, num_fields, dim)
-        self.network = SetMLP(
-            num_tables, num_fields * dim, config.hidden, batch_norm=config.batch_norm, dropout=config.dropout
-        )
+        self.network = MLP(config.hidden, num_tables, num_fields * dim)
+        self.width = self.network.width
 
     def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "tables batch width"]:
         chosen = fields if self.gate is None else self.gate(fields)
@@ -105,9 +97,9 @@ class Stream(nn.Module):
 
 
 class BilinearFusion(nn.Module):
-    """b + u . x + v . y + sum_h x_h^T W_h y_h, x and y cut into heads ("stream-level interaction aggregation").
+    """u . x + v . y + sum_h x_h^T W_h y_h, x and y cut into heads ("stream-level interaction aggregation").
 
-    One W a head and output: num_heads times fewer parameters than the one-head form.
+    One W a head and output: num_heads times fewer parameters than the one-head form. The bias is the model's.
     """
 
     def __init__(self, config: BilinearFusionConfig, first: int, second: int, num_outputs: int = 1) -> None:
@@ -115,8 +107,8 @@ class BilinearFusion(nn.Module):
         check_divides("num_heads", config.num_heads, "first stream's width", first)
         check_divides("num_heads", config.num_heads, "second stream's width", second)
         self.num_heads = config.num_heads
-        self.first = nn.Linear(first, num_outputs)
-        self.second = nn.Linear(second, num_outputs, bias=False)
+        self.first = nn.Parameter(xavier(inputs=first, outputs=num_outputs))
+        self.second = nn.Parameter(xavier(inputs=second, outputs=num_outputs))
         heads = xavier(num_outputs, self.num_heads, inputs=first // self.num_heads, outputs=second // self.num_heads)
         self.weight = nn.Parameter(torch.zeros_like(heads) if config.initial == "zero" else heads)
 
@@ -126,5 +118,4 @@ class BilinearFusion(nn.Module):
         left, right = (torch.unflatten(part, -1, (self.num_heads, -1)) for part in (first, second))
         turned = torch.einsum("bhx,ohxy->bohy", left, self.weight)
         product = (turned * right.unsqueeze(1)).sum((-1, -2))
-        out: Tensor = self.first(first) + self.second(second) + product
-        return out
+        return first @ self.first + second @ self.second + product

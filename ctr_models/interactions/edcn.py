@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctr_models.interactions.checks import check_at_least, check_fraction, check_positive
-from ctr_models.interactions.sets import SetBatchNorm, SetLinear
+from ctr_models.checks import check_at_least, check_fraction, check_positive
+from ctr_models.layers import TableBatchNorm, TableLinear
 
 Bridge = Literal["product", "sum", "concat", "attention"]
 
@@ -49,7 +49,7 @@ class Regulation(nn.Module):
         self.temperature = config.temperature
         self.dim = dim
         self.logits = nn.Parameter(torch.ones(num_tables, 2, 1, num_fields))
-        norms = [SetBatchNorm(num_tables, num_fields * dim) for _ in range(2)] if config.batch_norm else []
+        norms = [TableBatchNorm(num_tables, num_fields * dim) for _ in range(2)] if config.batch_norm else []
         self.norms = nn.ModuleList(norms)
 
     def forward(self, x: Float[Tensor, "tables batch width"]) -> Branches:
@@ -67,7 +67,7 @@ class BridgeModule(nn.Module):
         super().__init__()
         self.bridge: Bridge = bridge
         if bridge == "concat":
-            self.joint = SetLinear(num_tables, 2 * width, width)
+            self.joint = TableLinear(num_tables, 2 * width, width)
         elif bridge == "attention":
             self.cross = _Attention(num_tables, width)
             self.deep = _Attention(num_tables, width)
@@ -96,7 +96,7 @@ class CrossLayer(nn.Module):
     def __init__(self, num_tables: int, width: int, *, residual: bool) -> None:
         super().__init__()
         self.residual = residual
-        self.weight = SetLinear(num_tables, width, 1, bias=False)
+        self.weight = TableLinear(num_tables, width, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(num_tables, 1, width))
 
     def forward(
@@ -119,7 +119,7 @@ class EDCN(nn.Module):
         self.width = 3 * size
         self.regulations = nn.ModuleList(Regulation(config, num_tables, num_fields, dim) for _ in layers)
         self.crosses = nn.ModuleList(CrossLayer(num_tables, size, residual=config.residual) for _ in layers)
-        self.deeps = nn.ModuleList(SetLinear(num_tables, size, size) for _ in layers)
+        self.deeps = nn.ModuleList(TableLinear(num_tables, size, size) for _ in layers)
         self.bridges = nn.ModuleList(BridgeModule(config.bridge, num_tables, size) for _ in layers)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -141,8 +141,8 @@ class _Attention(nn.Module):
 
     def __init__(self, num_tables: int, width: int) -> None:
         super().__init__()
-        self.hidden = SetLinear(num_tables, width, width)
-        self.logits = SetLinear(num_tables, width, width, bias=False)
+        self.hidden = TableLinear(num_tables, width, width)
+        self.logits = TableLinear(num_tables, width, width, bias=False)
 
     def forward(self, x: Float[Tensor, "tables batch width"]) -> Float[Tensor, "tables batch width"]:
         weights: Tensor = self.logits(self.hidden(x).relu()).softmax(-1)

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctr_models.interactions.checks import check_fraction, check_sizes
-from ctr_models.interactions.sets import SetBatchNorm, SetLinear
+from ctr_models.checks import check_fraction, check_sizes
+from ctr_models.layers import TableBatchNorm, TableLinear
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class FactorizedInteraction(nn.Module):
     def __init__(self, num_tables: int, inputs: int, outputs: int, residual: Literal["concat", "sum"]) -> None:
         super().__init__()
         self.residual = residual
-        self.project = SetLinear(num_tables, inputs, outputs if residual == "concat" else 2 * outputs)
+        self.project = TableLinear(num_tables, inputs, outputs if residual == "concat" else 2 * outputs)
 
     def forward(self, x: Float[Tensor, "tables batch inputs"]) -> Float[Tensor, "tables batch outputs"]:
         linear, factor = self.project(x).chunk(2, dim=-1)
@@ -82,7 +82,7 @@ class FinalBlock(nn.Module):
         parts: list[nn.Module] = []
         for size_in, size_out in zip((inputs, *config.hidden), config.hidden, strict=False):
             parts.append(FactorizedInteraction(num_tables, size_in, size_out, config.residual))
-            parts += [SetBatchNorm(num_tables, size_out)] if config.batch_norm else []
+            parts += [TableBatchNorm(num_tables, size_out)] if config.batch_norm else []
             parts.append(nn.Dropout(config.dropout))
         self.layers = nn.Sequential(*parts)
 

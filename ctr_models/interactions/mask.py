@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctr_models.interactions.checks import check_at_least, check_fraction, check_positive, check_sizes
-from ctr_models.interactions.sets import SetLayerNorm, SetLinear, xavier
+from ctr_models.checks import check_at_least, check_fraction, check_positive, check_sizes
+from ctr_models.layers import TableLayerNorm, TableLinear, xavier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +44,11 @@ class MaskBlocks(nn.Module):
         super().__init__()
         self.blocks = blocks
         inner = max(1, int(masked * config.ratio))
-        self.down = SetLinear(num_tables, inputs, blocks * inner, parts=blocks)
+        self.down = TableLinear(num_tables, inputs, blocks * inner, parts=blocks)
         self.up = nn.Parameter(xavier(num_tables, blocks, inputs=inner, outputs=masked))
         self.up_bias = nn.Parameter(torch.zeros(num_tables, 1, blocks, masked))
         self.weight = nn.Parameter(xavier(num_tables, blocks, inputs=masked, outputs=outputs))
-        self.norm = SetLayerNorm(num_tables, 1, blocks, outputs) if config.layer_norm else None
+        self.norm = TableLayerNorm(num_tables, 1, blocks, outputs) if config.layer_norm else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -72,7 +72,7 @@ class MaskNet(nn.Module):
     def __init__(self, config: MaskNetConfig, num_tables: int, num_fields: int, dim: int) -> None:
         super().__init__()
         inputs = num_fields * dim
-        self.norm = SetLayerNorm(num_tables, 1, num_fields, dim) if config.field_norm else None
+        self.norm = TableLayerNorm(num_tables, 1, num_fields, dim) if config.field_norm else None
         first = config.num_blocks * config.hidden[0]
         self.width = first if len(config.hidden) == 1 else config.hidden[-1]
         self.first = MaskBlocks(config, num_tables, config.num_blocks, inputs, inputs, config.hidden[0])

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctr_models.interactions.checks import check_at_least
-from ctr_models.interactions.sets import SetLinear, xavier
+from ctr_models.checks import check_at_least
+from ctr_models.layers import TableLinear, xavier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +42,11 @@ class MixtureCrossLayer(nn.Module):
         super().__init__()
         self.config = config
         experts, rank = config.num_experts, config.rank
-        self.down = SetLinear(num_tables, width, experts * rank, bias=False, parts=experts)
+        self.down = TableLinear(num_tables, width, experts * rank, bias=False, parts=experts)
         self.inner = nn.Parameter(xavier(num_tables, experts, inputs=rank, outputs=rank))
         self.up = nn.Parameter(xavier(num_tables, experts, inputs=rank, outputs=width))
         self.bias = nn.Parameter(torch.zeros(num_tables, 1, width))
-        self.gate = SetLinear(num_tables, width, experts, bias=False)
+        self.gate = TableLinear(num_tables, width, experts, bias=False)
 
     def forward(
         self, start: Float[Tensor, "tables batch width"], x: Float[Tensor, "tables batch width"]

@@ -12,13 +12,16 @@ normalisation, dropout 0.2, 4 cross layers, CIN (16, 16) with ReLU, dim 10 (NFwF
 from typing import Literal, assert_never
 
 from ctr_models.interactions.aggregators import AggregatorConfig
-from ctr_models.interactions.network import FlattenConfig, InteractionConfig, ProductNetworkConfig
+from ctr_models.interactions.bilinear import StreamConfig
+from ctr_models.interactions.interaction import InteractionConfig
+from ctr_models.interactions.network import FlattenConfig, ProductNetworkConfig
 from ctr_models.interactions.pooling import FieldPooling, PairsPooling, SumPooling, WeightedPooling
 from ctr_models.interactions.weights import FunctionConfig
 from ctr_models.layers import MLPConfig
-from ctr_models.model import CTRModelConfig, TowerConfig
+from ctr_models.model import CTRModelConfig
+from ctr_models.towers import FinalMLPConfig, TowerConfig
 
-Backbone = Literal["dnn", "dcn_v2", "ipnn", "nfwfm", "xdeepfm"]
+Backbone = Literal["dnn", "dcn_v2", "ipnn", "nfwfm", "xdeepfm", "finalmlp"]
 LAYER = MLPConfig(widths=(400,), batch_norm=True, dropout=0.2)
 
 
@@ -69,6 +72,15 @@ def multi_xdeepfm(*, num_tables: int = 1, dim: int = 10, shared_interaction: boo
     return _model((cin, _tower(FlattenConfig(), shared_interaction)), num_tables, dim)
 
 
+def multi_finalmlp(*, num_tables: int = 1, dim: int = 10, shared_interaction: bool = False) -> CTRModelConfig:
+    """Two MLP streams (400, 400) in each set, each averaged over sets, then one bilinear form that starts at zero; the
+    gates of FinalMLP are off, and with them the streams differ by their start alone.
+    """
+    stream = StreamConfig(hidden=MLPConfig(widths=(400, 400), batch_norm=True, dropout=0.2))
+    tower = FinalMLPConfig(first=stream, second=stream, shared_interaction=shared_interaction)
+    return CTRModelConfig(towers=(tower,), dim=dim, num_tables=num_tables)
+
+
 def scaled(
     backbone: Backbone, factor: int, mode: Literal["single", "multi"], *, shared_interaction: bool = False
 ) -> CTRModelConfig:
@@ -95,6 +107,8 @@ def scaled(
             return multi_nfwfm(num_tables=tables, dim=dim, shared_interaction=shared)
         case "xdeepfm":
             return multi_xdeepfm(num_tables=tables, dim=dim, shared_interaction=shared)
+        case "finalmlp":
+            return multi_finalmlp(num_tables=tables, dim=dim, shared_interaction=shared)
         case _:
             assert_never(backbone)
 

@@ -52,10 +52,6 @@ class FlattenConfig:
     """No interaction: the vectors side by side, (batch, fields * dim), for an MLP after it."""
 
 
-# Modules outside the normal form (attention, Euler, two-stream, gates) join this union and `build_interaction`.
-InteractionConfig: TypeAlias = ProductNetworkConfig | FlattenConfig
-
-
 class ProductNetwork(nn.Module):
     """See `ProductNetworkConfig`."""
 
@@ -80,20 +76,6 @@ class Flatten(nn.Module):
 
     def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "tables batch width"]:
         return fields.flatten(2)
-
-
-InteractionModule: TypeAlias = ProductNetwork | Flatten
-
-
-def build_interaction(config: InteractionConfig, num_tables: int, num_fields: int, dim: int) -> InteractionModule:
-    """The module of `config` over fields of `dim` numbers, with its own parameters for each of `num_tables` sets."""
-    match config:
-        case ProductNetworkConfig():
-            return ProductNetwork(config, num_tables, num_fields, dim)
-        case FlattenConfig():
-            return Flatten(num_fields, dim)
-        case _:
-            assert_never(config)
 
 
 def build_stack(config: ProductNetworkConfig, num_tables: int, num_fields: int, dim: int) -> Stack:

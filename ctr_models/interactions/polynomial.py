@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctr_models.interactions.checks import check_at_least, check_divides
-from ctr_models.interactions.sets import xavier
+from ctr_models.checks import check_at_least, check_divides
+from ctr_models.layers import xavier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,7 +46,8 @@ class FieldPooling:
     `right="mapped"` the right factor is a second linear map of the layer before (FinalNet), so that the order doubles.
     `residual`: `previous` adds t^l (it unrolls to a sum over layers), `right` adds the right factor. `bias`: `inner` is
     multiplied by the right factor (DCNv2), `outer` is not (DCN v1). The gate is a projection of the layer before
-    without bias (GDCN).
+    without bias (GDCN). `initial_bias`: "zero" (ours), or "uniform" in (0, 1) as GDCN's released code draws it, so that
+    a fresh gated layer adds about a quarter of x_0 before it has learned anything.
     """
 
     left: Literal["previous", "raw"] = "previous"
@@ -54,6 +55,7 @@ class FieldPooling:
     residual: Literal["none", "previous", "right"] = "none"
     bias: Literal["none", "inner", "outer"] = "none"
     gate: bool = False
+    initial_bias: Literal["zero", "uniform"] = "zero"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

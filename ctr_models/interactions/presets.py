@@ -1,22 +1,27 @@
-"""The classical models by name: each is one choice of function, pooling, aggregator and head, with its numbers.
+"""Products of embeddings by name: each model is one choice of function, pooling, aggregator and head, with its numbers.
 
 Equations stand at the parts they use; here are the choices. Defaults without a source are ours (the papers' tuned
 values depend on the data set); hidden layers are those of the public benchmark's DCNv2 (500 x 3, dropout 0.1). Cross
 layers start Xavier normal by their whole matrix, functions of the FM family as FM itself. `dim` is the width of a
-field's vector. For several outputs replace `num_outputs` (heads that sum, those of the FM family, have one).
+field's vector. For several outputs replace `num_outputs` (heads that sum, those of the FM family, have one). Models of
+other kinds are in `module_presets`, all names in `named`.
 """
 
 from typing import Literal
 
 from ctr_models.interactions.aggregators import AggregatorConfig
+from ctr_models.interactions.interaction import InteractionConfig, TransformedConfig
 from ctr_models.interactions.network import FlattenConfig, ProductNetworkConfig
 from ctr_models.interactions.pooling import AnovaPooling, FieldPooling, PairsPooling, SumPooling, WeightedPooling
+from ctr_models.interactions.senet import SENetConfig
 from ctr_models.interactions.weights import FunctionConfig, Kind, Sharing
 from ctr_models.layers import Activation, MLPConfig
-from ctr_models.model import CTRModelConfig, TowerConfig
+from ctr_models.model import CTRModelConfig
+from ctr_models.towers import TowerConfig
 
 HIDDEN = MLPConfig(widths=(500, 500, 500), dropout=0.1)
 CROSS = FunctionConfig(kind="projected", init="xavier_whole")
+SENET = SENetConfig()
 NOISE = 0.01  # deviation of projected FM-family matrices from the identity at the start
 
 Structure = Literal["parallel", "stacked", "crossnet_only"]
@@ -116,12 +121,20 @@ def opnn(*, dim: int = 10, kernel: Literal["mat", "vec", "num"] = "mat", hidden:
     return _stacked(_pairs(function, include_raw=True, reduce_dim=True), hidden, dim)
 
 
-def fibinet_core(*, dim: int = 10, bilinear: Sharing = "pair", hidden: MLPConfig = HIDDEN) -> CTRModelConfig:
-    """The bilinear half of FiBiNET: the vectors (e_a W) * e_b of all pairs -> MLP, and the linear part. `bilinear`
-    is its "all", "each" (`source`) or "interaction" (`pair`). The other half is the same on reweighted vectors.
+def fibinet(
+    *, dim: int = 10, bilinear: Sharing = "pair", senet: SENetConfig | None = SENET, hidden: MLPConfig = HIDDEN
+) -> CTRModelConfig:
+    """FiBiNET (Huang et al., RecSys 2019): the vectors (e_a W) * e_b of all pairs, of e and, with weights of their own,
+    of SENet(e) -> MLP, and the linear part. `bilinear` is its "all", "each" (`source`) or "interaction" (`pair`).
+    Without `senet` only the first half is there.
     """
     function = FunctionConfig(kind="projected", sharing=bilinear, triangular=True, init="xavier")
-    return _stacked(_pairs(function, include_raw=False, reduce_dim=False), hidden, dim, linear=True)
+    pairs = _pairs(function, include_raw=False, reduce_dim=False)
+    halves: tuple[InteractionConfig, ...] = (pairs,)
+    if senet is not None:
+        halves = (pairs, TransformedConfig(transforms=(senet,), interaction=pairs))
+    tower = TowerConfig(interactions=halves, hidden=hidden)
+    return CTRModelConfig(towers=(tower,), dim=dim, linear="weight")
 
 
 def cin(
@@ -139,17 +152,17 @@ def xdeepfm(*, dim: int = 10, widths: tuple[int, ...] = (16, 16), hidden: MLPCon
 
 def crossnet(*, dim: int = 10, num_layers: int = 5) -> CTRModelConfig:
     """Cross network of DCN: x_(l+1) = x_0 (x_l . w_l) + b_l + x_l, its rank-one matrix never materialised."""
-    return _crosses(_crossnet(num_layers), dim, None, "crossnet_only")
+    return crosses(_crossnet(num_layers), dim, None, "crossnet_only")
 
 
 def dcn(*, dim: int = 10, num_layers: int = 3, hidden: MLPConfig = HIDDEN) -> CTRModelConfig:
     """Deep and cross network: `crossnet` beside an MLP."""
-    return _crosses(_crossnet(num_layers), dim, hidden, "parallel")
+    return crosses(_crossnet(num_layers), dim, hidden, "parallel")
 
 
 def crossnet_v2(*, dim: int = 10, num_layers: int = 4, rank: int | None = None) -> CTRModelConfig:
     """x_(l+1) = x_0 * (W_l x_l + b_l) + x_l -> linear head."""
-    return _crosses(_crossnet_v2(num_layers, rank), dim, None, "crossnet_only")
+    return crosses(_crossnet_v2(num_layers, rank), dim, None, "crossnet_only")
 
 
 def dcn_v2(
@@ -161,7 +174,7 @@ def dcn_v2(
     structure: Structure = "parallel",
 ) -> CTRModelConfig:
     """`crossnet_v2` beside (`parallel`), before (`stacked`) or without an MLP; `rank` factors each whole W_l."""
-    return _crosses(_crossnet_v2(num_layers, rank), dim, hidden, structure)
+    return crosses(_crossnet_v2(num_layers, rank), dim, hidden, structure)
 
 
 def gdcn(
@@ -170,21 +183,13 @@ def gdcn(
     num_layers: int = 4,
     hidden: MLPConfig = HIDDEN,
     structure: Structure = "stacked",
+    initial_bias: Literal["zero", "uniform"] = "zero",
 ) -> CTRModelConfig:
-    """Gated cross layers, x_(l+1) = x_0 * (W x_l + b) * sigmoid(W_g x_l) + x_l, before (GDCN-S) or beside (GDCN-P) an
-    MLP. Public code starts b uniform in (0, 1); ours starts at 0.
+    """Gated cross layers (Wang et al., CIKM 2023), x_(l+1) = x_0 * (W x_l + b) * sigmoid(W_g x_l) + x_l, before
+    (GDCN-S) or beside (GDCN-P) an MLP. The gate damps crosses that a row does not need, at twice the cost of `dcn_v2`.
     """
-    pooling = FieldPooling(residual="previous", bias="inner", gate=True)
-    return _crosses(_network(CROSS, pooling, num_layers=num_layers), dim, hidden, structure)
-
-
-def xdeepint(*, dim: int = 10, num_layers: int = 4) -> CTRModelConfig:
-    """Polynomial layers x_(l+1) = x_l * (W_l x_0) + x_l, all layers added (a reading of xDeepInt whose aggregation we
-    could not check), linear head.
-    """
-    pooling = FieldPooling(left="raw", right="previous", residual="previous")
-    network = _network(CROSS, pooling, AggregatorConfig(kind="sum", include_raw=True), num_layers)
-    return _stacked(network, None, dim)
+    pooling = FieldPooling(residual="previous", bias="inner", gate=True, initial_bias=initial_bias)
+    return crosses(_network(CROSS, pooling, num_layers=num_layers), dim, hidden, structure)
 
 
 def finalnet_product(*, dim: int = 10, num_layers: int = 2, hidden: MLPConfig | None = None) -> CTRModelConfig:
@@ -288,7 +293,8 @@ def _stacked(
     return CTRModelConfig(towers=(tower,), dim=dim, linear="weight" if linear else "none")
 
 
-def _crosses(network: ProductNetworkConfig, dim: int, hidden: MLPConfig | None, structure: Structure) -> CTRModelConfig:
+def crosses(network: InteractionConfig, dim: int, hidden: MLPConfig | None, structure: Structure) -> CTRModelConfig:
+    """Layers of crosses before (`stacked`), beside (`parallel`) or without an MLP, and a linear head."""
     stacked = structure == "stacked"
     cross = TowerConfig(interactions=(network,), hidden=hidden if stacked else None)
     deep = (TowerConfig(interactions=(FlattenConfig(),), hidden=hidden),) if structure == "parallel" else ()

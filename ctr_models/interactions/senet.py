@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctr_models.interactions.checks import check_at_least
-from ctr_models.interactions.sets import SetLinear
+from ctr_models.checks import check_at_least
+from ctr_models.layers import TableLinear
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +36,8 @@ class SENet(nn.Module):
         super().__init__()
         self.config = config
         reduced = max(1, num_fields // config.reduction)
-        self.down = SetLinear(num_tables, num_fields, reduced, bias=False)
-        self.up = SetLinear(num_tables, reduced, num_fields, bias=False)
+        self.down = TableLinear(num_tables, num_fields, reduced, bias=False)
+        self.up = TableLinear(num_tables, reduced, num_fields, bias=False)
 
     def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "tables batch fields dim"]:
         return fields * self.weights(fields).unsqueeze(-1)

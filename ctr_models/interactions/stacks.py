@@ -94,7 +94,9 @@ class FieldLayer(nn.Module):
         super().__init__()
         self.pooling = pooling
         self.function = InteractionFunction(function, num_tables, num_fields, num_fields, dim)
-        self.bias = nn.Parameter(torch.zeros(num_tables, num_fields, dim)) if pooling.bias != "none" else None
+        bias = torch.zeros(num_tables, num_fields, dim)
+        bias = bias.uniform_() if pooling.initial_bias == "uniform" else bias
+        self.bias = nn.Parameter(bias) if pooling.bias != "none" else None
         self.gate = InteractionFunction(function, num_tables, num_fields, num_fields, dim) if pooling.gate else None
         self.mapped: InteractionFunction | None = None
         self.mapped_bias: nn.Parameter | None = None

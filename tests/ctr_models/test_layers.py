@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctr_models.layers import MLP, MLPConfig, TableBatchNorm, TableLinear, activate
+from ctr_models.layers import MLP, MLPConfig, TableBatchNorm, TableLayerNorm, TableLinear, activate, xavier
 
 
 def test_tables_of_a_linear_layer_equal_a_loop_over_linear_layers() -> None:
@@ -11,6 +11,35 @@ def test_tables_of_a_linear_layer_equal_a_loop_over_linear_layers() -> None:
     inputs = torch.randn(3, 7, 4, dtype=torch.float64)
     expected = [nn.functional.linear(inputs[m], layer.weight[m].T, layer.bias[m]) for m in range(3)]
     torch.testing.assert_close(layer(inputs), torch.stack(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_linear_takes_any_number_of_axes() -> None:
+    linear = TableLinear(3, 4, 2).double()
+    nn.init.normal_(linear.bias)
+    x = torch.randn(3, 5, 6, 4, dtype=torch.float64)
+    expected = torch.stack([x[m] @ linear.weight[m] + linear.bias[m] for m in range(3)])
+    torch.testing.assert_close(linear(x), expected)
+    torch.testing.assert_close(linear(x[:, :, 0]), expected[:, :, 0])
+
+
+def test_stacked_matrices_keep_the_variance_of_one() -> None:
+    torch.manual_seed(0)
+    for matrices in (xavier(741, inputs=10, outputs=10), xavier(4, inputs=10, outputs=740, parts=74)):
+        torch.testing.assert_close(matrices.std(), torch.tensor((2 / (10 + 10)) ** 0.5), rtol=0.02, atol=0)
+
+
+def test_layer_norm_is_torch_layer_norm_per_set() -> None:
+    norm, x = TableLayerNorm(2, 1, 5), torch.randn(2, 3, 5)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    for m in range(2):
+        expected = nn.functional.layer_norm(x[m], (5,), norm.weight[m, 0], norm.bias[m, 0])
+        torch.testing.assert_close(norm(x)[m], expected)
+
+
+def test_every_parameter_and_buffer_starts_with_the_sets() -> None:
+    mlp = MLP(MLPConfig(widths=(6, 2), batch_norm=True, input_batch_norm=True), 3, 5)
+    assert {len(value) for value in mlp.state_dict().values()} == {3}
 
 
 def test_every_matrix_starts_xavier_normal_by_its_own_sizes() -> None:

@@ -7,8 +7,9 @@ from ctr_models.batch import FeatureBatch
 from ctr_models.interactions import presets
 from ctr_models.interactions.network import FlattenConfig
 from ctr_models.layers import MLPConfig
-from ctr_models.model import CTRModel, CTRModelConfig, TowerConfig, build_ctr_model
+from ctr_models.model import CTRModel, CTRModelConfig, build_ctr_model
 from ctr_models.schema import Categorical, Schema
+from ctr_models.towers import TowerConfig
 from tests.ctr_models.interactions.worlds import HIDDEN, IDS, TinyLinear, TinySource, tiny_batch, tiny_model
 
 

@@ -15,7 +15,7 @@ def test_pooling_equals_the_loop_over_pairs(build, agree):
     def reference(number, row):
         products = [row[i] * row[j] for i in range(4) for j in range(i + 1, 4)]
         weight, bias, query = (p[number] for p in (module.hidden.weight, module.hidden.bias, module.query.weight))
-        scores = torch.stack([(query[:, 0] * torch.clamp(p @ weight + bias[0], min=0)).sum() for p in products])
+        scores = torch.stack([(query[:, 0] * torch.clamp(p @ weight + bias, min=0)).sum() for p in products])
         weights = scores.exp() / scores.exp().sum()
         return sum(weight * product for weight, product in zip(weights, products, strict=True))
 
@@ -71,5 +71,5 @@ def test_refusals():
         AFM(AFMConfig(), 1, 1, 4)
     with pytest.raises(ValueError, match="attention_dim must be at least 1, got 0"):
         AFMConfig(attention_dim=0)
-    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1, got -0.1"):
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got -0.1"):
         AFMConfig(dropout=-0.1)

@@ -7,7 +7,7 @@ from ctr_models.interactions.edcn import EDCN, EDCNConfig
 
 
 def attend(network, number, x):
-    hidden = torch.clamp(x @ network.hidden.weight[number] + network.hidden.bias[number, 0], min=0)
+    hidden = torch.clamp(x @ network.hidden.weight[number] + network.hidden.bias[number], min=0)
     logits = hidden @ network.logits.weight[number]
     return logits.exp() / logits.exp().sum() * x
 
@@ -18,7 +18,7 @@ def meet(module, number, cross, deep):
     if module.bridge == "sum":
         return cross + deep
     if module.bridge == "concat":
-        joined = torch.cat([cross, deep]) @ module.joint.weight[number] + module.joint.bias[number, 0]
+        joined = torch.cat([cross, deep]) @ module.joint.weight[number] + module.joint.bias[number]
         return torch.clamp(joined, min=0)
     return attend(module.cross, number, cross) + attend(module.deep, number, deep)
 
@@ -41,7 +41,7 @@ def test_network_equals_the_loop(build, agree, bridge, residual):
             crossed = start * (cross * crossing.weight.weight[number, :, 0]).sum() + crossing.bias[number, 0]
             cross = crossed + cross if residual else crossed
             linear = module.deeps[layer]
-            deep = torch.clamp(deep @ linear.weight[number] + linear.bias[number, 0], min=0)
+            deep = torch.clamp(deep @ linear.weight[number] + linear.bias[number], min=0)
             middle = meet(module.bridges[layer], number, cross, deep)
         return torch.cat([cross, deep, middle])
 
@@ -61,7 +61,7 @@ def test_regulation_starts_uniform():
     [
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

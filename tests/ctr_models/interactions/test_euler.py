@@ -16,7 +16,7 @@ def normalised(values, weight, bias):
 def textbook(layer, number, real, imaginary):
     """Section 3.2 for one row: lists of (dim,) real and imaginary parts, one a field."""
     flat = [torch.cat(list(part)) for part in (real, imaginary)]
-    weight, bias = layer.implicit.weight[number], layer.implicit.bias[number, 0]
+    weight, bias = layer.implicit.weight[number], layer.implicit.bias[number]
     implicit = [torch.clamp(part @ weight + bias, min=0).view(-1, real.shape[1]) for part in flat]
     results = [[], []]
     for k in range(layer.orders.shape[2]):
@@ -108,8 +108,8 @@ def test_dropout_falls_on_either_part():
     [
         ({"num_orders": ()}, "num_orders must hold at least one size, each at least 1, got ()"),
         ({"num_orders": (3, 0)}, "num_orders must hold at least one size, each at least 1, got (3, 0)"),
-        ({"explicit_dropout": 1.5}, "explicit_dropout must be at least 0 and below 1, got 1.5"),
-        ({"implicit_dropout": -1.0}, "implicit_dropout must be at least 0 and below 1, got -1.0"),
+        ({"explicit_dropout": 1.5}, "explicit_dropout must be in [0, 1), got 1.5"),
+        ({"implicit_dropout": -1.0}, "implicit_dropout must be in [0, 1), got -1.0"),
         ({"scale": 0.0}, "scale must be above 0, got 0.0"),
     ],
 )

@@ -12,7 +12,7 @@ def textbook(block, config, number, row):
         row = torch.cat([row, torch.stack([gate * vector for gate, vector in zip(gates, row, strict=True)])])
     x = row.flatten()
     for layer, size in zip(list(block.layers)[::2], config.hidden, strict=True):
-        both = x @ layer.project.weight[number] + layer.project.bias[number, 0]
+        both = x @ layer.project.weight[number] + layer.project.bias[number]
         cut = size // 2 if config.residual == "concat" else size
         linear, factor = both[:cut], both[cut:]
         x = torch.cat([linear, linear * factor]) if config.residual == "concat" else linear + linear * factor
@@ -66,5 +66,5 @@ def test_sizes_are_checked():
         FinalBlockConfig(hidden=(6, 5))
     with pytest.raises(ValueError, match="hidden must hold at least one size, each at least 1, got \\(\\)"):
         FinalBlockConfig(hidden=())
-    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1, got 2.0"):
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 2.0"):
         FinalBlockConfig(dropout=2.0)

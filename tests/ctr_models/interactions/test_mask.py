@@ -32,7 +32,7 @@ def test_network_equals_the_loop_over_blocks(build, agree, config):
             inner_size = layer.down.weight.shape[2] // layer.blocks
             for block in range(layer.blocks):
                 columns = slice(block * inner_size, (block + 1) * inner_size)
-                inner = raw @ layer.down.weight[number][:, columns] + layer.down.bias[number, 0, columns]
+                inner = raw @ layer.down.weight[number][:, columns] + layer.down.bias[number, columns]
                 mask = torch.clamp(inner, min=0) @ layer.up[number, block] + layer.up_bias[number, 0, block]
                 out = (mask * hidden) @ layer.weight[number, block]
                 out = normalised(out, layer.norm, (number, 0, block)) if config.layer_norm else out
@@ -49,7 +49,7 @@ def test_network_equals_the_loop_over_blocks(build, agree, config):
         ({"hidden": ()}, "hidden must hold at least one size, each at least 1, got ()"),
         ({"num_blocks": 0}, "num_blocks must be at least 1, got 0"),
         ({"ratio": 0.0}, "ratio must be above 0, got 0.0"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

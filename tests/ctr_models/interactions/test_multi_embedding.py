@@ -4,16 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctr_models.interactions.multi_embedding import multi_dcn_v2, multi_nfwfm
+from ctr_models.interactions.bilinear import Stream, StreamConfig
+from ctr_models.interactions.multi_embedding import multi_dcn_v2, multi_finalmlp, multi_nfwfm
 from ctr_models.interactions.network import ProductNetwork, ProductNetworkConfig
 from ctr_models.interactions.pooling import FieldPooling, SumPooling
 from ctr_models.interactions.weights import FunctionConfig
 from ctr_models.layers import MLPConfig
-from ctr_models.model import CTRModelConfig, Tower, TowerConfig
+from ctr_models.model import CTRModelConfig
+from ctr_models.towers import FinalMLP, Tower, TowerConfig
 from tests.ctr_models.interactions.worlds import FIELDS, tiny_backbones, tiny_batch, tiny_model
 
 TABLES, DIM = 3, 3
-BACKBONES = [name for name in tiny_backbones(1) if not name.endswith("shared")]
+BACKBONES = [name for name in tiny_backbones(1) if not name.endswith("shared") and "finalmlp" not in name]
 
 
 def without_dropout(tower: TowerConfig) -> TowerConfig:
@@ -39,11 +41,7 @@ def single_set_of(tower: Tower, table: int) -> Tower:
     with torch.no_grad():
         for name, parameter in theirs.items():
             source = mine[name]
-            if ".norm.norm." in name or "input_norm.norm" in name:
-                width = len(parameter)
-                parameter.copy_(source if len(source) == width else source.view(-1, width)[table])
-            else:
-                parameter.copy_(source if source.shape == parameter.shape else source[table : table + 1])
+            parameter.copy_(source if source.shape == parameter.shape else source[table : table + 1])
     return single
 
 
@@ -76,6 +74,42 @@ def assert_parameter_gradients(tower: Tower, singles: list[Tower], found: Tensor
         theirs = torch.autograd.grad(expected.square().mean(), leaves, retain_graph=True)
         for one, other in zip(mine, theirs, strict=True):
             torch.testing.assert_close(one[table : table + 1], other, rtol=1e-4, atol=1e-4)
+
+
+def finalmlp_tower(shared_interaction: bool) -> FinalMLP:
+    torch.manual_seed(0)
+    config = multi_finalmlp(shared_interaction=shared_interaction).towers[0]
+    stream = StreamConfig(hidden=MLPConfig(widths=(6, 4), batch_norm=True))
+    tower = FinalMLP(dataclasses.replace(config, first=stream, second=stream), TABLES, FIELDS, DIM, 1)
+    return randomised(tower).double()
+
+
+def test_finalmlp_averages_each_stream_over_sets_before_one_fusion() -> None:
+    tower = finalmlp_tower(shared_interaction=False)
+    fields = torch.randn(TABLES, 16, FIELDS, DIM, dtype=torch.float64, requires_grad=True)
+    firsts, seconds = [], []
+    for table in range(TABLES):
+        for stream, outs in ((tower.first, firsts), (tower.second, seconds)):
+            single = Stream(StreamConfig(hidden=MLPConfig(widths=(6, 4), batch_norm=True)), 1, FIELDS, DIM).double()
+            state = {name: value[table : table + 1] for name, value in stream.state_dict(keep_vars=True).items()}
+            outs.append(torch.func.functional_call(single, state, fields[table : table + 1])[0])
+    x, y = sum(firsts) / TABLES, sum(seconds) / TABLES
+    fusion = tower.fusion
+    expected = x @ fusion.first + y @ fusion.second + ((x @ fusion.weight[0, 0]) * y).sum(1, keepdim=True)
+    found, leaves = tower(fields), [fields, *tower.parameters()]
+    torch.testing.assert_close(found, expected)
+    mine = torch.autograd.grad(found.square().sum(), leaves, retain_graph=True)
+    torch.testing.assert_close(mine, torch.autograd.grad(expected.square().sum(), leaves))
+
+
+def test_a_shared_pair_of_streams_serves_all_sets() -> None:
+    tower = finalmlp_tower(shared_interaction=True).eval()
+    fields = torch.randn(TABLES, 5, FIELDS, DIM, dtype=torch.float64)
+    x, y = (
+        torch.stack([stream(fields[m : m + 1])[0] for m in range(TABLES)]).mean(0)
+        for stream in (tower.first, tower.second)
+    )
+    torch.testing.assert_close(tower(fields), tower.fusion(x, y))
 
 
 def test_without_non_linearity_many_sets_are_one_with_block_diagonal_crosses() -> None:

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from ctr_models.interactions.aggregators import Aggregator, AggregatorConfig
+from ctr_models.interactions.interaction import build_interaction
 from ctr_models.interactions.network import (
     FlattenConfig,
     ProductNetwork,
     ProductNetworkConfig,
-    build_interaction,
     build_stack,
 )
 from ctr_models.interactions.pooling import AnovaPooling, FieldPooling, PairsPooling, SumPooling, WeightedPooling

@@ -63,7 +63,7 @@ def test_pfl_adds_a_matrix_a_layer_and_a_number_an_order() -> None:
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 10])
-@pytest.mark.parametrize("backbone", ["dnn", "dcn_v2", "ipnn", "nfwfm", "xdeepfm"])
+@pytest.mark.parametrize("backbone", ["dnn", "dcn_v2", "ipnn", "nfwfm", "xdeepfm", "finalmlp"])
 def test_single_and_multi_have_equal_embedding_budgets(backbone, factor: int) -> None:
     base = 50 if backbone == "nfwfm" else 10
     for mode in ("single", "multi"):
@@ -81,7 +81,7 @@ def test_cross_matrices_grow_with_the_square_of_dim_but_linearly_with_sets() -> 
 
 
 def test_one_factor_is_one_model_but_for_ipnn() -> None:
-    for backbone in ("dnn", "dcn_v2", "nfwfm", "xdeepfm"):
+    for backbone in ("dnn", "dcn_v2", "nfwfm", "xdeepfm", "finalmlp"):
         assert multi_embedding.scaled(backbone, 1, "single") == multi_embedding.scaled(backbone, 1, "multi")
     widths = {
         mode: model_on_meta(multi_embedding.scaled("ipnn", 1, mode), 1000, 39).towers[0].interactions[0].width

@@ -6,13 +6,20 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
-from ctr_models.interactions import presets
+from ctr_models.interactions import module_presets, presets
 from ctr_models.layers import MLPConfig
 from ctr_models.model import CTRModel
 from tests.ctr_models.interactions.textbook import textbook_logits
-from tests.ctr_models.interactions.worlds import FIELDS, tiny_backbones, tiny_batch, tiny_model, tiny_presets
+from tests.ctr_models.interactions.worlds import (
+    FIELDS,
+    tiny_backbones,
+    tiny_batch,
+    tiny_model,
+    tiny_module_presets,
+    tiny_presets,
+)
 
-PRESETS = tiny_presets()
+PRESETS = {**tiny_presets(), **tiny_module_presets()}
 EVERY = {**PRESETS, **tiny_backbones(1), **{f"{name}_x3": c for name, c in tiny_backbones(3).items()}}
 
 
@@ -103,7 +110,9 @@ def test_towers_never_read_a_value_back_to_the_host(name: str) -> None:
         assert tower(fields).shape == (5, 1)
 
 
-@pytest.mark.parametrize("name", ["dcn_v2", "pfl", "ipnn", "cin", "multi_xdeepfm_x3"])
+@pytest.mark.parametrize(
+    "name", ["dcn_v2", "pfl", "ipnn", "cin", "fibinet", "finalmlp", "eulernet", "multi_xdeepfm_x3"]
+)
 def test_two_outputs_share_everything_but_the_head(name: str) -> None:
     model = tiny_model(dataclasses.replace(EVERY[name], num_outputs=2))
     assert model(tiny_batch()).shape == (3, 2)
@@ -112,10 +121,11 @@ def test_two_outputs_share_everything_but_the_head(name: str) -> None:
 def test_every_preset_function_is_tested() -> None:
     functions = {
         name
-        for name, value in inspect.getmembers(presets, inspect.isfunction)
-        if value.__module__ == presets.__name__ and not name.startswith("_")
+        for module in (presets, module_presets)
+        for name, value in inspect.getmembers(module, inspect.isfunction)
+        if value.__module__ == module.__name__ and not name.startswith("_") and name != "crosses"
     }
-    known = {"opnn": "opnn_mat", "fibinet_core": "fibinet_all", "finalnet_product": "finalnet"}
+    known = {"opnn": "opnn_mat"}
     assert {known.get(name, name) for name in functions} <= set(PRESETS)
 
 

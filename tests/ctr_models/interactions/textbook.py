@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ctr_models.batch import FeatureBatch
 from ctr_models.layers import MLP
-from ctr_models.model import CTRModel, Tower
+from ctr_models.model import CTRModel
+from ctr_models.towers import Tower
+from tests.ctr_models.interactions.textbook_modules import MODULE_REFERENCES
 from tests.ctr_models.interactions.worlds import FIELDS, GROUPS
 
 Reference = Callable[[CTRModel, Tensor], Tensor]  # vectors (tables batch fields dim) -> logits without the linear part
@@ -26,7 +28,7 @@ def textbook_logits(name: str, model: CTRModel, batch: FeatureBatch) -> Tensor:
     e = _vectors(model.sources.weight, batch)
     if model.linear_vectors is not None:
         logits = logits + torch.einsum("tbfk,tbfk->b", e, _vectors(model.linear_vectors.weight, batch))
-    return logits + REFERENCES[name](model, e)
+    return logits + {**REFERENCES, **MODULE_REFERENCES}[name](model, e)
 
 
 def _vectors(weight: Tensor, batch: FeatureBatch) -> Tensor:
@@ -94,6 +96,18 @@ def fibinet(kind: str) -> Reference:
     return lambda model, e: head(model.towers[0], torch.cat(pair_terms(model, e, kind), 1))
 
 
+def full_fibinet(model: CTRModel, e: Tensor) -> Tensor:
+    plain, excited = model.towers[0].interactions
+    senet, terms = excited.transforms[0], []
+    for row in e[0]:
+        squeezed = torch.stack([row[i].mean() for i in range(FIELDS)])
+        weights = ((squeezed @ senet.down.weight[0]).clamp(min=0) @ senet.up.weight[0]).clamp(min=0)
+        halves = [(plain, row), (excited.interaction, torch.stack([weights[i] * row[i] for i in range(FIELDS)]))]
+        matrices = [(x, network.stack.function.weights.left[0]) for network, x in halves]
+        terms.append(torch.cat([(x[a] @ w[p]) * x[b] for x, w in matrices for p, (a, b) in enumerate(PAIRS)]))
+    return head(model.towers[0], torch.stack(terms))
+
+
 def ffm(model: CTRModel, e: Tensor) -> Tensor:
     v = e[0].reshape(e.shape[1], FIELDS, FIELDS - 1, -1)
     partners = [[b for b in range(FIELDS) if b != a] for a in range(FIELDS)]
@@ -143,11 +157,9 @@ def cross(kind: str) -> Callable[[CTRModel, Tensor], Tensor]:
         rows = []
         for row in e[0]:
             x0 = x = row.reshape(-1)
-            layers = [x0]
             for layer in model.towers[0].interactions[0].stack.layers:
                 x = _cross_layer(kind, layer, x0, x)
-                layers.append(x)
-            rows.append(sum(layers) if kind == "xdeepint" else x)
+            rows.append(x)
         return torch.stack(rows)
 
     return last
@@ -157,8 +169,6 @@ def _cross_layer(kind: str, layer: object, x0: Tensor, x: Tensor) -> Tensor:
     if kind == "v1":
         return x0 * (layer.function.inward[0, :, 0] @ x) + layer.bias[0].reshape(-1) + x
     w = _matrix(layer.function)
-    if kind == "xdeepint":
-        return x * (w @ x0) + x
     b = layer.bias[0].reshape(-1)
     if kind == "finalnet":
         h1, h2 = w @ x + b, _matrix(layer.mapped) @ x + layer.mapped_bias[0].reshape(-1)
@@ -219,6 +229,7 @@ REFERENCES: dict[str, Reference] = {
     "fibinet_all": fibinet("all"),
     "fibinet_each": fibinet("source"),
     "fibinet_pair": fibinet("matrix"),
+    "fibinet": full_fibinet,
     "cin": cin_layers,
     "cin_relu": cin_layers,
     "xdeepfm": _plus_deep(cin_layers),
@@ -230,8 +241,7 @@ REFERENCES: dict[str, Reference] = {
     "dcn_v2_rank": crossed("v2", parallel=True),
     "gdcn": crossed("gated"),
     "gdcn_parallel": crossed("gated", parallel=True),
-    "xdeepint": crossed("xdeepint"),
-    "finalnet": crossed("finalnet"),
+    "finalnet_product": crossed("finalnet"),
     "dnn": lambda model, e: deep(model.towers[0], e),
     "wide_deep": lambda model, e: deep(model.towers[0], e),
     "deepfm": _plus_deep(fm_like("naive")),

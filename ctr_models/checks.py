@@ -1,4 +1,4 @@
-"""Checks that configs of interactions share."""
+"""Checks that configs share."""
 
 
 def check_at_least(name: str, value: int, low: int) -> None:
@@ -16,7 +16,7 @@ def check_positive(name: str, value: float | int) -> None:
 def check_fraction(name: str, value: float | int) -> None:
     """A dropout rate: 0 <= value < 1."""
     if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
 
 
 def check_sizes(name: str, sizes: tuple[int, ...]) -> None:
