@@ -17,7 +17,7 @@ DCNv2, seed 0, are pages in ``figures``.
 The first data set has all backbones at 1x to 10x and the ablations (`me-si`: one interaction for all sets; weight
 alignment; two regularisers; orthogonal cross blocks); the others DNN and DCNv2 at 1x, 3x, 10x. The default grid is
 `reduced`: DCNv2 single at 10x only up to 20 fields (with 40 fields its cross layers hold 64M weights: hours an epoch on
-a CPU), and ablations at 3x. `--grid full` has all. `FinalMLP`, the paper's sixth backbone, joins with its preset.
+a CPU), and ablations at 3x. `--grid full` has all.
 """
 
 import argparse
@@ -60,7 +60,14 @@ from llm_rec.recipes.click_tables import (
 from llm_rec.report.collapse import collapse_page
 from llm_rec.training.trainer import TrainerConfig
 
-NAMES: dict[str, Backbone] = {"DNN": "dnn", "DCNv2": "dcn_v2", "IPNN": "ipnn", "NFwFM": "nfwfm", "xDeepFM": "xdeepfm"}
+NAMES: dict[str, Backbone] = {
+    "DNN": "dnn",
+    "DCNv2": "dcn_v2",
+    "IPNN": "ipnn",
+    "NFwFM": "nfwfm",
+    "xDeepFM": "xdeepfm",
+    "FinalMLP": "finalmlp",
+}
 FACTORS, FEW_FACTORS, QUICK_FACTORS = (1, 2, 3, 4, 10), (1, 3, 10), (1, 3)
 FEW = ("DNN", "DCNv2")
 WIDE = 20  # fields above which the reduced grid leaves out DCNv2 single at 10x

@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from ctr_models.embeddings import NormalInit
-from ctr_models.interactions import presets
+from ctr_models.interactions import module_presets, presets
+from ctr_models.interactions.finalnet import FinalBlockConfig, FinalNetConfig
 from ctr_models.layers import MLPConfig
 from ctr_models.model import CTRModelConfig
 from llm_rec.artifacts import read_manifest, replacing
@@ -92,18 +93,35 @@ PRESETS: dict[str, Callable[[Shape], CTRModelConfig]] = {
     "HOFM": lambda s: presets.hofm(dim=s.dim),
     "GwPFM": lambda s: presets.gwpfm(s.groups, hidden=s.hidden),
     "DeepIM": lambda s: presets.deepim(dim=s.dim, hidden=s.hidden),
+    "AFM": lambda s: module_presets.afm(dim=s.dim),
     "NFM": lambda s: presets.nfm(dim=s.dim, hidden=s.hidden),
     "IPNN": lambda s: presets.ipnn(dim=s.dim, hidden=s.hidden),
     "OPNN": lambda s: presets.opnn(dim=s.dim, hidden=s.hidden),
-    "FiBiNET (bilinear half)": lambda s: presets.fibinet_core(dim=s.dim, hidden=s.hidden),
+    "FiBiNET": lambda s: presets.fibinet(dim=s.dim, hidden=s.hidden),
     "CIN": lambda s: presets.cin(dim=s.dim),
     "xDeepFM": lambda s: presets.xdeepfm(dim=s.dim, hidden=s.hidden),
     "CrossNet": lambda s: presets.crossnet(dim=s.dim),
     "DCN": lambda s: presets.dcn(dim=s.dim, hidden=s.hidden),
     "CrossNetV2": lambda s: presets.crossnet_v2(dim=s.dim),
     "DCNv2": lambda s: presets.dcn_v2(dim=s.dim, hidden=s.hidden),
+    "CrossNetMix": lambda s: module_presets.crossnet_mix(dim=s.dim),
+    "DCN-Mix": lambda s: module_presets.dcn_mix(dim=s.dim, hidden=s.hidden),
     "GDCN": lambda s: presets.gdcn(dim=s.dim, hidden=s.hidden),
-    "xDeepInt": lambda s: presets.xdeepint(dim=s.dim),
+    "EDCN": lambda s: module_presets.edcn(dim=s.dim, layers=replace(module_presets.EDCN, dropout=s.hidden.dropout)),
+    "xDeepInt": lambda s: module_presets.xdeepint(dim=s.dim),
+    "AutoInt": lambda s: module_presets.autoint(dim=s.dim),
+    "AutoInt+": lambda s: module_presets.autoint_plus(dim=s.dim, hidden=s.hidden),
+    "EulerNet": lambda s: module_presets.eulernet(dim=s.dim),
+    "MaskNet": lambda s: module_presets.masknet(
+        dim=s.dim, blocks=replace(module_presets.SERIAL_MASKS, dropout=s.hidden.dropout)
+    ),
+    "MaskNet (parallel)": lambda s: module_presets.masknet_parallel(
+        dim=s.dim, blocks=replace(module_presets.PARALLEL_MASKS, dropout=s.hidden.dropout), hidden=s.hidden
+    ),
+    "FinalMLP": lambda s: module_presets.finalmlp(dim=s.dim, first=s.hidden, second=s.hidden),
+    "FinalNet": lambda s: module_presets.finalnet(
+        dim=s.dim, blocks=FinalNetConfig(first=FinalBlockConfig(dropout=s.hidden.dropout))
+    ),
     "FinalNet (product layer)": lambda s: presets.finalnet_product(dim=s.dim, hidden=s.hidden),
     "DNN": lambda s: presets.dnn(dim=s.dim, hidden=s.hidden),
     "Wide&Deep": lambda s: presets.wide_deep(dim=s.dim, hidden=s.hidden),

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ctr_models.interactions.named import PRESETS
 from ctr_models.losses import BCEConfig, JRCConfig, click_loss
 from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
 from llm_rec.ctr.method import ClickMethodConfig, build_click_model
@@ -131,6 +132,7 @@ def test_the_best_of_four_settings_by_validation_gets_all_seeds_and_pfl_is_teste
 def test_every_preset_builds_and_has_a_grid_of_four_settings(ipa: ModuleType, frappe: Path, tmp_path: Path) -> None:
     log = ClickLog.load(click_log(frappe, tmp_path))
     batch = next(ClickBatches(log, "train", ClickBatchConfig(batch_size=8)).epoch(1))
+    assert len(ipa.PRESETS) == sum(not name.startswith("multi_") for name in PRESETS)
     for name in ipa.PRESETS:
         assert len(set(ipa.grid(name, 10))) == 4
         model = build_click_model(ipa.method(ipa.preset(name, 10, 0.0), 0.0, None), log.schema)
