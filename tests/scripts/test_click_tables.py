@@ -203,8 +203,10 @@ def test_the_full_grid_of_collapse_has_what_the_reduced_leaves_out(
     wide = ("DCNv2 single", 10)
     assert wide not in names("reduced", census, first=False)
     assert names("full", census, first=False) - names("reduced", census, first=False) == {wide}
-    whole = names("reduced", frappe, first=True)
-    assert wide in whole
+    assert wide in names("reduced", frappe, first=True)
+    assert {factor for name, factor in names("reduced", frappe, first=True) if name == "NFwFM multi"} == {3, 10}
+    whole = names("full", frappe, first=True)
+    assert {factor for name, factor in whole if name == "DCNv2 multi: me-si"} == {2, 3, 4, 10}
     assert {factor for name, factor in whole if name == "xDeepFM multi"} == {2, 3, 4, 10}
     assert {factor for name, factor in whole if name == "IPNN multi"} == {1, 2, 3, 4, 10}
 
