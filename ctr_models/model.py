@@ -94,7 +94,7 @@ class CTRModel(nn.Module):
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "batch outputs"]:
         """Logits, one column an output. Vectors of another layout than the config's raise ValueError."""
-        logits = self.bias.expand(len(batch), -1)
+        logits = self.bias.expand(batch.labels.shape[0], -1)  # len() would fix the batch in an exported graph
         if self.linear is not None:
             logits = logits + self.linear(batch)
         if self.sources is None:

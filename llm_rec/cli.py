@@ -18,9 +18,13 @@ VERBS = {
     "encode": "encode the item texts with a language model (resumable)",
     "index": "turn embeddings into semantic IDs, with health figures",
     "train": "train a recommender: SASRec, GRU4Rec, Caser or PAD, over ids, text, codes or mixtures",
-    "evaluate": "rank the full catalog for a trained run, warm and cold items apart",
+    "clicks": "encode a click log, from raw files or from the workspace's own interactions",
+    "train ctr": "train a click model: FM to DCNv2, product networks, multi-embedding, with codes and texts of items",
+    "evaluate": "rank the full catalog for a trained run, or score its click log; warm and cold apart",
     "recommend": "recommend for a user of the log, or for a raw history",
     "report": "compare runs in one table and one self-contained page, with paired tests",
+    "analyze collapse": "whether a click model's embeddings collapsed: abundance, spectra, heat maps",
+    "export": "a click model for other servers: torch.export or ONNX",
     "demo": "all of the above on MovieLens-100k",
     "config show": "the effective settings of a verb, each with its origin",
 }
@@ -58,7 +62,8 @@ def _dispatch(words: list[str]) -> None:
     elif words[0] == "config":
         _config(words[1:])
     else:
-        _verb(words[0]).main(words[1:])
+        verb, rest = _verb(words)
+        verb.main(rest)
 
 
 def overview() -> str:
@@ -78,13 +83,17 @@ def _config(words: list[str]) -> None:
         return
     if words[0] != "show" or len(words) < 2:
         raise ConfigError("usage: llm-rec config show VERB [--preset NAME] [--config FILE] [options]")
-    _verb(words[1]).show(words[2:])
+    verb, rest = _verb(words[1:])
+    verb.show(rest)
 
 
-def _verb(verb: str) -> Verb:
-    known = [name for name in VERBS if " " not in name]
+def _verb(words: Sequence[str]) -> tuple[Verb, Sequence[str]]:
+    """The verb that `words` begin with, of two words where there is such a one, and the words after it."""
+    known = [name for name in VERBS if name != "config show"]
+    size = 2 if " ".join(words[:2]) in known else 1
+    verb = " ".join(words[:size])
     if verb not in known:
         close = get_close_matches(verb, known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"verbs: {', '.join(known)}"
         raise ConfigError(f"{verb!r} is not a verb; {hint}")
-    return cast(Verb, import_module(f"llm_rec.recipes.{verb}").RECIPE)
+    return cast(Verb, import_module(f"llm_rec.recipes.{verb.replace(' ', '_')}").RECIPE), words[size:]

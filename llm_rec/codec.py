@@ -70,6 +70,43 @@ def from_plain(cls: type[T], plain: object, path: str = "") -> T:
     return cast(T, _build(cls, plain, path))
 
 
+def fit_texts(hint: Any, texts: list[str], values: list[Plain], path: str) -> Plain:
+    """The words of an option as the plain value that `hint` takes: texts as they are, or what they say as JSON values.
+
+    Raises `ConfigError` when neither fits.
+
+    >>> fit_texts(Path, ["7"], [7], "path"), fit_texts(int, ["7"], [7], "size")
+    ('7', 7)
+    """
+    many: list[Plain] = list(texts)
+    tries: list[Plain] = [texts[0], values[0], many, values] if len(texts) == 1 else [many, values]
+    problems = []
+    for plain in tries:
+        try:
+            _build(hint, plain, path)
+        except ConfigError as error:
+            problems.append(error)
+        else:
+            return plain
+    raise problems[min(1, len(problems) - 1)]
+
+
+def member_hints(cls: type, path: str, plain: Plain) -> dict[str, Any]:
+    """Types of the settings at the dotted `path` of `cls`, members of unions chosen by the kinds that `plain` names.
+
+    Empty where `path` leads to no dataclass; building `plain` then says why.
+    """
+    hint: Any = cls
+    for key in path.split("."):
+        hint = _hints(hint).get(key) if isinstance(hint, type) and is_dataclass(hint) else None
+        plain = plain.get(key) if isinstance(plain, dict) else None
+        kind = plain.get("kind") if isinstance(plain, dict) else None
+        classes = [o for o in get_args(hint) if isinstance(o, type) and is_dataclass(o)] if hint else []
+        if classes:
+            hint = next((o for o in classes if kind_of(o) == kind or len(classes) == 1), None)
+    return _hints(hint) if isinstance(hint, type) and is_dataclass(hint) else {}
+
+
 def _build(hint: Any, plain: object, path: str) -> object:  # type hints are values without a common type
     origin = get_origin(hint)
     if hint is Any:

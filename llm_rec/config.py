@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import tyro
 import yaml
 
-from llm_rec.codec import Plain, from_plain, to_plain
+from llm_rec.codec import Plain, fit_texts, from_plain, member_hints, to_plain
 from llm_rec.errors import ConfigError
 
 Job = TypeVar("Job")
@@ -50,6 +50,10 @@ def read_settings(
         given = _nested(key, kind)
         plain = _merge(plain, given)
         origins = {leaf: origins.get(leaf, origin) for leaf in flatten(plain)} | {key: "command line"}
+    for key in kinds:
+        given, words = _take_members(cls, key.removesuffix(".kind"), plain, words)
+        plain = _merge(plain, given)
+        origins.update(dict.fromkeys(flatten(given), "command line"))
     before = from_plain(cls, plain)
     job = tyro.cli(
         cls,
@@ -135,6 +139,40 @@ def _take_kinds(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return kinds, rest
 
 
+def _take_members(cls: type, part: str, plain: Plain, words: Sequence[str]) -> tuple[dict[str, Plain], list[str]]:
+    """Split ``--part.name VALUE ...`` from the other words, for a part whose kind was just named.
+
+    Its settings without a default must be known before the rest is read. Switches stay (``--part.no-name``).
+    """
+    hints = member_hints(cls, part, plain)
+    found: dict[str, Plain] = {}
+    rest: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        option, equals, value = word.partition("=")
+        head, _, name = option.removeprefix("--").replace("-", "_").rpartition(".")
+        if not option.startswith("--") or head != part or name not in hints or hints[name] is bool:
+            rest.append(word)
+            continue
+        texts = [value] if equals else []
+        while not equals and queue and not queue[0].startswith("--"):
+            texts.append(queue.pop(0))
+        if not texts:
+            raise ConfigError(f"{option}: needs a value")
+        found[name] = fit_texts(hints[name], texts, [_scalar(text) for text in texts], f"{part}.{name}")
+    return (_nested(part, found) if found else {}), rest
+
+
+def _scalar(text: str) -> Plain:
+    """What a word says as YAML; a text where it says nothing else."""
+    try:
+        value: Plain = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value
+
+
 def _nested(key: str, value: Plain) -> dict[str, Plain]:
     """``a.b`` and a value as ``{"a": {"b": value}}``."""
     head, dot, rest = key.partition(".")
@@ -156,7 +194,16 @@ def _read_yaml(path: Path) -> dict[str, Plain]:
 
 
 def _merge(base: Plain, over: Plain) -> Plain:
-    """`over` on top of `base`; a mapping that names another ``kind`` replaces instead of mixing two kinds' settings."""
+    """`over` on top of `base`. A mapping that names another ``kind`` replaces instead of mixing two kinds' settings;
+    one whose keys are numbers changes these entries of a list.
+    """
+    if isinstance(base, list) and isinstance(over, dict) and over and all(key.isdecimal() for key in over):
+        entries: list[Plain] = list(base)
+        for key, value in over.items():
+            if int(key) >= len(entries):
+                raise ConfigError(f"entry {key} of {len(entries)}: there is none; entries are counted from 0")
+            entries[int(key)] = _merge(entries[int(key)], value)
+        return entries
     if not isinstance(base, dict) or not isinstance(over, dict):
         return over
     if "kind" in over and over["kind"] != base.get("kind"):

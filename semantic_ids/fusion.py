@@ -82,7 +82,7 @@ class CodeEmbedding(nn.Module):
     def __init__(self, codebook_sizes: tuple[int, ...], dim: int, *, std: float = 0.02) -> None:
         super().__init__()
         rows = torch.tensor([0, *(size + 1 for size in codebook_sizes)])
-        self.register_buffer("offsets", rows.cumsum(0)[:-1], persistent=False)
+        self.register_buffer("offsets", rows.cumsum(0)[:-1].clone(), persistent=False)
         self.weight = nn.Parameter(torch.randn(int(rows.sum()), dim) * std)
         with torch.no_grad():
             self.weight[self.offsets] = 0.0

@@ -22,7 +22,7 @@ from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
 from llm_rec.ctr.untouched import UntouchedItems
 from llm_rec.data.catalog import Catalog
-from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn
+from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn, holds
 from llm_rec.data.interactions import Interactions
 from llm_rec.data.log_encoding import build_fitters, lay_out
 from llm_rec.data.log_spec import ColumnSpec, Part
@@ -125,7 +125,7 @@ def write_log_rows(
     `users` holds the user columns in the order of the log's users (`user_columns`). With `codes`, every book is one
     more categorical field, after the others. Train positives of an item, for slices by frequency, are
     ``log.train_counts("item", label="label")``. Raises `DataError` for a column that is not there, a code table of
-    other items, an empty part, and a user without an untouched item.
+    other items, an empty part, and a user without an untouched item. The same rows that are there already are kept.
     """
     _check_inputs(split, catalog, config, users or {}, codes)
     fitted = _fit(split, catalog, config, users or {}, codes)
@@ -141,8 +141,13 @@ def write_log_rows(
     contents = [field.by_entity.tobytes() for field in fitted]
     samples = [array.tobytes() for part in rows.values() for array in (part.users, part.items)]
     name = fingerprint(KIND, split.log.fingerprint, {"config": to_plain(config)}, *contents, *samples)
+    if not overwrite and holds(Path(path), name):
+        return ClickLog.load(path)
     sizes = {part: len(found) for part, found in rows.items()}
-    with write_artifact(Path(path), kind=KIND, fingerprint=name, details=details, overwrite=overwrite) as folder:
+    inputs = {"catalog": catalog.fingerprint, "interactions": split.log.fingerprint}
+    with write_artifact(
+        Path(path), kind=KIND, fingerprint=name, inputs=inputs, details=details, overwrite=overwrite
+    ) as folder:
         with ClickWriter(folder, schema, columns, sizes) as writer:
             for part, found in rows.items():
                 for chunk in _encoded_chunks(found, fitted):

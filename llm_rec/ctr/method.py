@@ -17,6 +17,7 @@ from llm_rec.codec import to_plain
 from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
 from llm_rec.ctr.evaluation import click_logits
 from llm_rec.ctr.item_fields import ItemFieldsConfig, ItemTables, with_item_fields
+from llm_rec.ctr.penalties import PenaltyConfig
 from llm_rec.ctr.task import ClickTask, click_groups
 from llm_rec.data.columns import ClickLog
 from llm_rec.errors import ConfigError
@@ -48,6 +49,7 @@ class ClickMethodConfig:
     model: CTRModelConfig = field(default_factory=dcn_v2)
     loss: ClickLossConfig = field(default_factory=BCEConfig)
     grouped_loss: bool = False
+    penalty: PenaltyConfig | None = None
     item_fields: ItemFieldsConfig | None = None
     init: TableInit = field(default_factory=NormalInit)
     tables: OptimizerKind = "dense"
@@ -86,8 +88,8 @@ def build_click_model(method: ClickMethodConfig, schema: Schema, items: ItemTabl
     def linear(given: Schema, outputs: int) -> LinearTerm:
         return LinearTerm(given, outputs, init=method.init, sparse=sparse)
 
-    config = replace(method.model, num_outputs=num_outputs(method.loss))
     try:
+        config = replace(method.model, num_outputs=num_outputs(method.loss))
         return build_ctr_model(config, schema, build_sources=sources, build_linear=linear)
     except ValueError as error:
         raise ConfigError(f"method.model: {error}") from error
@@ -115,7 +117,8 @@ def _phase(
     method: ClickMethodConfig, log: ClickLog, seed: int, items: ItemTables | None, inputs: Mapping[str, str]
 ) -> Phase[FeatureBatch]:
     def build(previous: Task[FeatureBatch] | None) -> Task[FeatureBatch]:
-        return ClickTask(build_click_model(method, log.schema, items), method.loss, grouped=method.grouped_loss)
+        model = build_click_model(method, log.schema, items)
+        return ClickTask(model, method.loss, grouped=method.grouped_loss, penalty=method.penalty)
 
     def validate(task: Task[FeatureBatch]) -> Mapping[str, float]:
         return validation_metrics(_model(task.module), method, log)

@@ -9,15 +9,27 @@ from ctr_models.embeddings import EmbeddingTable
 from ctr_models.losses import ClickLossConfig, click_loss
 from ctr_models.model import CTRModel
 from llm_rec.ctr.item_fields import field_weights
+from llm_rec.ctr.penalties import PenaltyConfig, penalty
 from llm_rec.training.groups import OptimizerKind, ParameterGroup
 from llm_rec.training.task import StepLoss
 
 
 class ClickTask:
-    """One label of the schema (its number `label`). With `grouped`, ranking losses compare rows of one group only."""
+    """One label of the schema (its number `label`). With `grouped`, ranking losses compare rows of one group only.
 
-    def __init__(self, model: CTRModel, loss: ClickLossConfig, *, grouped: bool = False, label: int = 0) -> None:
-        self.model, self.config, self.grouped, self.label = model, loss, grouped, label
+    A `penalty` is added to the loss, and logged as a part of its own.
+    """
+
+    def __init__(
+        self,
+        model: CTRModel,
+        loss: ClickLossConfig,
+        *,
+        grouped: bool = False,
+        label: int = 0,
+        penalty: PenaltyConfig | None = None,
+    ) -> None:
+        self.model, self.config, self.grouped, self.label, self.penalty = model, loss, grouped, label, penalty
 
     @property
     def module(self) -> nn.Module:
@@ -28,7 +40,10 @@ class ClickTask:
         logits = self.model(batch)
         found = click_loss(self.config, logits, batch.labels[:, self.label], batch.groups if self.grouped else None)
         parts = {"pointwise": found.pointwise.detach(), "ranking": found.ranking.detach()}
-        return StepLoss(found.total, parts, float(len(batch)))
+        if self.penalty is None:
+            return StepLoss(found.total, parts, float(len(batch)))
+        added = penalty(self.penalty, self.model, batch)
+        return StepLoss(found.total + added, {**parts, "penalty": added.detach()}, float(len(batch)))
 
 
 def click_groups(

@@ -74,7 +74,7 @@ class ClickLog:
         manifest = read_manifest(path, KIND)
         schema = from_plain(Schema, read_json(path / _SCHEMA))
         rows = cast(dict[str, int], manifest.details["rows"])
-        return cls(path, schema, _read_encoders(path / _ENCODERS), rows, manifest.fingerprint)
+        return cls(path, schema, read_encoders(path / _ENCODERS), rows, manifest.fingerprint)
 
     @cached_property
     def parts(self) -> dict[str, ClickColumns]:
@@ -108,6 +108,17 @@ class ClickLog:
         return counts
 
 
+def holds(path: Path, fingerprint: str) -> bool:
+    """Whether the log of this fingerprint lies at `path`; `ArtifactError` when something else does."""
+    if not path.exists():
+        return False
+    if read_manifest(path, KIND).fingerprint != fingerprint:
+        raise ArtifactError(
+            f"{path} holds a click log made from other data or settings; choose another --name, or pass --overwrite"
+        )
+    return True
+
+
 class ClickWriter:
     """Writes the columns of every part, chunk by chunk, into a folder that becomes an artefact.
 
@@ -128,7 +139,7 @@ class ClickWriter:
                 np.lib.format.write_array_header_1_0(file, header)
                 self.files[part, name] = file
         write_json(folder / _SCHEMA, schema)
-        write_bytes(folder / _ENCODERS, json.dumps(_encoders_plain(columns), allow_nan=False).encode())
+        write_encoders(folder / _ENCODERS, columns)
 
     def __enter__(self) -> "ClickWriter":
         return self
@@ -202,7 +213,13 @@ def _encoders_plain(columns: Sequence[FittedColumn]) -> Plain:
     return [{"spec": to_plain(column.spec), "state": cast(Plain, column.encoder.state)} for column in columns]
 
 
-def _read_encoders(path: Path) -> tuple[FittedColumn, ...]:
+def write_encoders(path: Path, columns: Sequence[FittedColumn]) -> None:
+    """Specs and fitted states as one JSON file."""
+    write_bytes(path, json.dumps(_encoders_plain(columns), allow_nan=False).encode())
+
+
+def read_encoders(path: Path) -> tuple[FittedColumn, ...]:
+    """What `write_encoders` wrote; `ArtifactError` when it is something else."""
     try:
         found = cast(list[dict[str, Plain]], read_json(path))
         specs = [from_plain(ColumnSpec, entry["spec"]) for entry in found]

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def encode_log(
     cannot read, a label outside 0..1, a null group, an unknown part, and a part without rows.
     """
     details: dict[str, Plain] = {}  # filled in before the block ends, which is when the manifest is written
-    name = fingerprint(KIND, {"spec": to_plain(spec)}, *(_described(file) for file in files))
+    name = log_fingerprint(files, spec)
     with write_artifact(Path(path), kind=KIND, fingerprint=name, details=details, overwrite=overwrite) as folder:
         columns, rows = fit_columns(files, spec, chunk_rows=chunk_rows)
         with ClickWriter(folder, schema_of(columns, spec), columns, rows) as writer:
@@ -51,6 +52,11 @@ def encode_log(
                     writer.append(part, encoded, parts == PARTS.index(part))
         details.update(writer.details())
     return ClickLog.load(path)
+
+
+def log_fingerprint(files: Sequence[TableFile], spec: LogSpec) -> str:
+    """The fingerprint of the log that `encode_log` makes of these files, wherever they lie. Reads them once."""
+    return fingerprint(KIND, {"spec": to_plain(spec)}, *(_described(file) for file in files))
 
 
 def fit_columns(
@@ -110,7 +116,7 @@ def lay_out(
     """Encoded columns side by side: ids, numbers and dense vectors, each in the order of their fields."""
     ids, numbers, dense = [], [], []
     for column, values in zip(columns, encoded, strict=True):
-        table = values.reshape(len(values), -1)
+        table = values.reshape(len(values), prod(values.shape[1:]))
         match column.encoder:
             case Number():
                 numbers.append(table)

@@ -56,7 +56,7 @@ def auc(
     """
     positive, weight = checked_rows(scores, labels, weights)
     order = np.argsort(scores, kind="stable")
-    won, up, down = _won_pairs(scores[order], positive[order], weight[order], np.zeros(1, dtype=np.int64))
+    won, up, down = won_pairs(scores[order], positive[order], weight[order], np.zeros(1, dtype=np.int64))
     if up[0] <= 0 or down[0] <= 0:
         raise DataError(
             f"AUC needs positives and negatives, got {int(positive.sum())} positives in {len(scores)} rows; "
@@ -168,8 +168,8 @@ def _grouped_auc(
         raise DataError(f"there are {len(scores)} scores but {len(groups)} groups; give every row its group")
     order = np.argsort(scores, kind="stable")
     order = order[np.argsort(groups[order], kind="stable")]
-    starts = _starts(groups[order])
-    won, up, down = _won_pairs(scores[order], positive[order], weight[order], starts)
+    starts = starts_of(groups[order])
+    won, up, down = won_pairs(scores[order], positive[order], weight[order], starts)
     mixed = (up > 0) & (down > 0)
     if not mixed.any():
         return None
@@ -191,7 +191,7 @@ def _grouped_auc(
     )
 
 
-def _won_pairs(
+def won_pairs(
     scores: Float[np.ndarray, "rows"],
     positive: Bool[np.ndarray, "rows"],
     weight: Float64[np.ndarray, "rows"],
@@ -209,5 +209,6 @@ def _won_pairs(
     return won, np.add.reduceat(up, firsts), np.add.reduceat(down, firsts)
 
 
-def _starts(ordered: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "groups"]:
+def starts_of(ordered: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "groups"]:
+    """Where each run of equal values begins."""
     return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from types import FunctionType
 from typing import TypeAlias
 
 import numpy as np
@@ -25,17 +26,16 @@ from llm_rec.data.columns import ClickLog
 from llm_rec.experiment import (
     Cell,
     CellResult,
-    Comparison,
     Record,
     Row,
     cell_name,
     compare,
-    markdown,
     run_grid,
     script_options,
     table,
     write_table,
 )
+from llm_rec.recipes.click_markdown import click_markdown, click_tests_markdown
 from llm_rec.recipes.console import say
 from llm_rec.recipes.material import CODES_FILE
 from llm_rec.recipes.tables import selected
@@ -43,7 +43,8 @@ from llm_rec.store import EmbeddingStore
 from semantic_ids.code_table import CodeTable
 
 TESTED = ("auc", "log_loss")
-Measure: TypeAlias = Callable[[CTRModel, ClickLog], list[Record]]  # a function of a module, so that workers find it
+# A function of a module, so that workers find it, or a frozen dataclass of plain values that can be called.
+Measure: TypeAlias = Callable[[CTRModel, ClickLog], list[Record]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,8 @@ class ItemSource:
 class ClickRow:
     """One method on one log (its folder) under one name; `columns` tell it from rows of the same name (a scale).
 
-    `seeds` seeds are run, 0 first. `slice_field`: see `ClickEvaluationConfig`.
+    `seeds` seeds are run, 0 first. `slice_field`: see `ClickEvaluationConfig`. `measures` are taken of this row's
+    models besides those of the table.
     """
 
     name: str
@@ -76,12 +78,22 @@ class ClickRow:
     items: ItemSource | None = None
     slice_label: str | None = None
     slice_field: str | None = None
+    measures: tuple[Measure, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """See `full_name`."""
+        return full_name(self.name, self.columns)
 
     @property
     def setting(self) -> dict[str, Plain]:
         """What tells this row's cells from all others."""
-        items = None if self.items is None else [_mark(self.items.codes), _mark(self.items.embeddings)]
-        parts = {"method": to_plain(self.method, tagged=True), "items": items, "log": _mark(self.log)}
+        items: list[Plain] | None = None
+        if self.items is not None:
+            items = [_mark(self.items.codes), _mark(self.items.embeddings)]
+        parts: dict[str, Plain] = {"method": to_plain(self.method, tagged=True), "items": items, "log": _mark(self.log)}
+        if self.measures:
+            parts["measures"] = [measure_name(measure) for measure in self.measures]
         return {"made_from": fingerprint(canonical_json(parts)), **self.columns}
 
 
@@ -107,7 +119,8 @@ class ClickRunner:
             trained = train_clicks(row.method, log, seed=cell.seed, folder=self.folder(cell), items=items)
             config = ClickEvaluationConfig(slice_field=row.slice_field, slice_label=row.slice_label)
             found = evaluate_clicks(trained.model, row.method.loss, log, "test", config)
-            measured = [record for measure in self.measures for record in measure(trained.model, log)]
+            taken = (*self.measures, *row.measures)
+            measured = [record for measure in taken for record in measure(trained.model, log)]
         finally:
             torch.set_num_threads(threads)
         return [*click_records(found), *training_records(trained), *measured]
@@ -119,9 +132,23 @@ class ClickRunner:
                 weights.unlink()
         figures = {r.metric: r.value for r in result.records if r.columns.get("slice") == "all"}
         shown = ", ".join(f"{name} {figures[name]:.5f}" for name in TESTED if name in figures)
-        columns = ", ".join(f"{k} {v}" for k, v in result.cell.setting.items() if k != "made_from")
-        name = f"{result.cell.model} ({columns})" if columns else result.cell.model
+        name = full_name(result.cell.model, result.cell.setting)
         say(f"{name}, seed {result.cell.seed}, {result.seconds:.0f} s: {shown or result.error}")
+
+
+def full_name(name: str, columns: Mapping[str, Plain]) -> str:
+    """A row's name with its columns: one method in one setting, as paired tests name it.
+
+    >>> full_name("DCNv2", {"data": "frappe", "scale": 3})
+    'DCNv2 (data frappe, scale 3)'
+    """
+    shown = ", ".join(f"{key} {value}" for key, value in columns.items() if key != "made_from")
+    return f"{name} ({shown})" if shown else name
+
+
+def measure_name(measure: Measure) -> str:
+    """What tells a measure from others: the name of a function, the values of a dataclass."""
+    return measure.__name__ if isinstance(measure, FunctionType) else repr(measure)
 
 
 @lru_cache(maxsize=4)
@@ -147,7 +174,7 @@ def run_clicks(
     out: Path, rows: Sequence[ClickRow], *, measures: Sequence[Measure] = (), jobs: int = 1, quick: bool = False
 ) -> list[CellResult]:
     """Results of all cells; only what is missing is trained. Rows come in order, seeds within a row."""
-    context: dict[str, Plain] = {"quick": quick, "measures": [measure.__name__ for measure in measures]}
+    context: dict[str, Plain] = {"quick": quick, "measures": [measure_name(measure) for measure in measures]}
     cells = [Cell(row.name, row.setting, seed) for row in rows for seed in range(row.seeds)]
     runner = ClickRunner(out, {str(row.setting["made_from"]): row for row in rows}, tuple(measures))
     return run_grid(cells, runner, out, context=context, report=runner.finish, jobs=jobs)
@@ -192,18 +219,23 @@ def write_click_results(
     columns: Sequence[str] = ("slice",),
     slices: Sequence[str] = ("all",),
     pairs: Sequence[tuple[str, str]] = (),
+    references: Sequence[Row] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """Write ``table.json``, ``tests.json`` and ``table.md`` in `out`; returns the text of the last.
 
-    `columns` and `slices` are those of the markdown; ``table.json`` has all. `pairs` of row names are tested on AUC and
-    log loss of all rows, over the seeds that both have.
+    `columns` and `slices` are those of the markdown; ``table.json`` has all. `pairs` of full names (`full_name`) are
+    tested on AUC and log loss of all rows, over the seeds that both have. `references` are published figures, shown
+    in the markdown alone; `notes` are paragraphs after the table.
     """
     rows = table(results)
-    known = {result.cell.model for result in results}
-    tests = compare(_whole(results), [pair for pair in pairs if known.issuperset(pair)], TESTED)
+    named = _whole(results)
+    known = {result.cell.model for result in named}
+    tests = compare(named, [pair for pair in pairs if known.issuperset(pair)], TESTED)
     write_table(out / "table.json", rows, tests)
     shown: list[Row] = [row for row in rows if row.columns.get("slice", "all") in slices]
-    parts = [f"# {title}", markdown(shown, metrics, columns), _tests(tests)]
+    text = click_markdown([*shown, *references], metrics, columns)
+    parts = [f"# {title}", text, *notes, click_tests_markdown(tests)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_bytes(out / "table.md", text.encode())
     return text
@@ -240,24 +272,15 @@ def _mark(path: Path | tuple[Path, ...] | None) -> str | None:
 
 
 def _whole(results: Sequence[CellResult]) -> list[CellResult]:
-    """Only the figures of all rows, so that Holm's correction counts no test that nobody asked for."""
-    return [replace(result, records=[r for r in result.records if r.columns == {"slice": "all"}]) for result in results]
-
-
-def _tests(tests: Sequence[Comparison]) -> str:
-    if not tests:
-        return ""
-    head = ["model", "against", "metric", "difference", "seeds", "t test p", "after Holm"]
-    body = [
-        [
-            test.model,
-            test.baseline,
-            test.metric,
-            f"{test.difference:+.5f}" + ("" if test.std is None else f" ± {test.std:.5f}"),
-            f"{test.seeds}{'*' if test.exploratory else ''}",
-            "" if test.t_p is None else f"{test.t_p:.4f}",
-            "" if test.holm_t_p is None else f"{test.holm_t_p:.4f}",
-        ]
-        for test in tests
+    """Cells under their full names, with the figures of all rows alone: so that settings do not mix, and Holm's
+    correction counts no test that nobody asked for.
+    """
+    return [
+        CellResult(
+            cell=replace(result.cell, model=full_name(result.cell.model, result.cell.setting)),
+            status=result.status,
+            seconds=result.seconds,
+            records=[record for record in result.records if record.columns == {"slice": "all"}],
+        )
+        for result in results
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])

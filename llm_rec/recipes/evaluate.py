@@ -1,17 +1,31 @@
-"""``llm-rec evaluate``: rank the catalog again for a trained run, with other cuts, slices or another part."""
+"""``llm-rec evaluate``: rank the catalog again for a trained run, or score the rows of a click log again, with other
+cuts, slices or another part."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from llm_rec.artifacts import read_manifest
 from llm_rec.codec import to_plain
+from llm_rec.data.columns import ClickLog
 from llm_rec.metrics.ranking import Part
+from llm_rec.recipes.click_runs import (
+    LOGITS,
+    METRICS,
+    MODEL,
+    ClickRunEvaluationConfig,
+    read_click_settings,
+    save_logits,
+    score_part,
+)
 from llm_rec.recipes.console import say
 from llm_rec.recipes.evaluation import EvaluationConfig, evaluate
 from llm_rec.recipes.material import open_material
 from llm_rec.recipes.recipe import Recipe
-from llm_rec.recipes.runs import TARGETS, read_settings_of, save_targets
+from llm_rec.recipes.runs import TARGETS, read_settings_of, run_task, save_targets
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import Report
+from llm_rec.serving.clicks import KIND as CLICK_KIND
+from llm_rec.serving.clicks import load_click_model
 from llm_rec.serving.recommender import KIND, load_model
 
 
@@ -24,13 +38,19 @@ class EvaluateJob:
     name: str = "sasrec"
     """Which run."""
     part: Part = "test"
+    """Events or rows of a split to evaluate."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """For recommenders."""
+    clicks: ClickRunEvaluationConfig = field(default_factory=ClickRunEvaluationConfig)
+    """For click models; the slice field is that of the run unless it is set here."""
 
 
 def run(job: EvaluateJob) -> Report:
     """Print the metrics and write them to ``evaluation-<part>/report.json`` of the run; its own report stays."""
     place = Workspace(job.workspace)
     folder = place.run(job.name)
+    if run_task(folder) == "clicks":
+        return _clicks(place, folder, job)
     settings = read_settings_of(folder)
     place.need(folder / "recommender", KIND, f"llm-rec train --name {job.name}")
     material = open_material(place, settings.material)
@@ -51,9 +71,32 @@ def run(job: EvaluateJob) -> Report:
     return report
 
 
+def _clicks(place: Workspace, folder: Path, job: EvaluateJob) -> Report:
+    settings = read_click_settings(folder)
+    place.need(folder / MODEL, CLICK_KIND, f"llm-rec train ctr --name {job.name}")
+    log = ClickLog.load(place.clicks(settings.log))
+    read_manifest(folder / MODEL).require_input("log", log.fingerprint, where=folder / MODEL)
+    scorer = load_click_model(folder / MODEL)
+    config = replace(job.clicks, slice_field=job.clicks.slice_field or settings.evaluation.slice_field)
+    rows = score_part(scorer.model, settings.method.loss, log, job.part, config)
+    report = Report.of(
+        job.name,
+        {job.part: rows.summary(config)},
+        config={"evaluation": to_plain(config)},
+        fingerprints={"log": log.fingerprint},
+        seeds={"seed": settings.seed},
+        task="clicks",
+    )
+    out = folder / f"evaluation-{job.part}"
+    report.save(out)
+    save_logits(out / LOGITS, rows)
+    say(report.table(METRICS, part=job.part))
+    return report
+
+
 RECIPE = Recipe(
     verb="evaluate",
-    description="Rank the full catalog for the targets of a trained run, warm and cold items apart.",
+    description="Rank the full catalog for a run's targets, or score the rows of a click run; warm and cold apart.",
     job=EvaluateJob,
     presets={"default": EvaluateJob()},
     run=run,

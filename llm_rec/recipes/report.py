@@ -6,13 +6,14 @@ from pathlib import Path
 
 from llm_rec.errors import ConfigError
 from llm_rec.metrics.significance import compare
+from llm_rec.recipes.click_report import click_differences, click_page
 from llm_rec.recipes.console import say
 from llm_rec.recipes.page import page_of
 from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.runs import load_targets
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.html import write_page
-from llm_rec.report.report import HEADLINE, Comparison, NamedDifference, Report, slice_title
+from llm_rec.report.report import HEADLINE, UNORDERED, Comparison, NamedDifference, Report, slice_title
 
 TESTED = ("recall@10", "ndcg@10")
 
@@ -45,14 +46,18 @@ def compare_runs(place: Workspace, names: Sequence[str], baseline: str, out: Pat
     """The comparison of runs, written to `out` and printed."""
     if baseline not in names:
         raise ConfigError(f"the baseline {baseline!r} is not among the runs {', '.join(names)}")
-    reports = tuple(Report.load(place.run(name)) for name in names)
-    comparison = replace(Comparison(reports=reports), differences=_differences(place, names, baseline))
+    comparison = Comparison(reports=tuple(Report.load(place.run(name)) for name in names))
+    clicks = comparison.task == "clicks"
+    tests = click_differences(place, names, baseline) if clicks else _differences(place, names, baseline)
+    comparison = replace(comparison, differences=tests)
     comparison.save(out)
-    page = write_page(out / "report.html", page_of(place, names, comparison))
-    say(comparison.table(intervals=False))
+    shown = click_page(place, names, baseline, comparison) if clicks else page_of(place, names, comparison)
+    page = write_page(out / "report.html", shown)
+    metrics = tuple(name for name in shown.metrics if name not in UNORDERED)
+    say(comparison.table(metrics, part=shown.part, intervals=False))
     for named in comparison.differences:
         found = named.difference
-        if found.metric == TESTED[-1]:
+        if found.metric == ("auc" if clicks else TESTED[-1]):
             say(
                 f"{named.b} - {named.a}, {slice_title(found.slice)}, {found.metric}: {found.difference:+.4f} "
                 f"[{found.low:+.4f}, {found.high:+.4f}], p = {found.p_value:.4f} (Holm {found.p_holm:.4f})"

@@ -6,7 +6,7 @@ runs/<name>/config.yaml  run.json  inputs.json  phases/  recommender/  targets.n
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from llm_rec.processes import is_first, wait_for_all
 from llm_rec.recipes.evaluation import Evaluation, EvaluationConfig, evaluate
 from llm_rec.recipes.material import Material, MaterialConfig
 from llm_rec.recipes.methods import MethodConfig, Trained, train_method
-from llm_rec.report.report import REPORT, Report
+from llm_rec.report.report import REPORT, Report, RunTask
 from llm_rec.serving.recommender import Recommender
 from llm_rec.training.trainer import TrainResult
 
@@ -47,7 +47,7 @@ def train_run(name: str, settings: RunSettings, material: Material, folder: Path
     Several processes (``accelerate launch``) train and rank together; the first one writes, and all get the report.
     """
     if is_first():
-        _claim(folder, settings, material)
+        claim_run(folder, to_plain(settings), material.inputs, read_settings_of)
     wait_for_all()
     start = time.perf_counter()
     trained = train_method(settings.method, material, seed=settings.seed, folder=folder / "phases")
@@ -62,7 +62,7 @@ def train_run(name: str, settings: RunSettings, material: Material, folder: Path
     report = Report.of(
         name,
         {part: evaluation.summary for part, evaluation in found.items()},
-        config=_mapping(to_plain(settings)),
+        config=mapping_of(to_plain(settings)),
         fingerprints=material.inputs,
         seeds={"seed": settings.seed},
         timings={"train": trained_at - start, "evaluate": time.perf_counter() - trained_at},
@@ -79,7 +79,7 @@ def history_of(results: Mapping[str, TrainResult]) -> list[dict[str, float]]:
     records: list[dict[str, float]] = []
     for number, result in enumerate(results.values(), start=1):
         for entry in result.history:
-            losses, metrics = _mapping(entry.get("losses")), _mapping(entry.get("metrics"))
+            losses, metrics = mapping_of(entry.get("losses")), mapping_of(entry.get("metrics"))
             figures = {**{f"loss/{k}": v for k, v in losses.items()}, **metrics, "seconds": entry.get("seconds")}
             numbers = {k: float(v) for k, v in figures.items() if isinstance(v, int | float)}
             records.append({"epoch": len(records) + 1.0, "phase": float(number), **numbers})
@@ -89,8 +89,8 @@ def history_of(results: Mapping[str, TrainResult]) -> list[dict[str, float]]:
 def read_settings_of(folder: Path) -> RunSettings:
     """The settings a run was made with."""
     path = folder / SETTINGS
-    if not path.is_file():
-        raise ArtifactError(f"{folder} holds no run ({SETTINGS} is missing); train one with `llm-rec train`")
+    if run_task(folder) != "ranking":
+        raise ConfigError(f"{folder} holds a run of a click model, not of a recommender; choose another --name")
     try:
         return from_plain(RunSettings, read_json(path))
     except ConfigError as error:
@@ -118,10 +118,21 @@ def load_targets(
     return metrics, slices
 
 
-def _claim(folder: Path, settings: RunSettings, material: Material) -> None:
-    """Take an empty folder, or one that holds a run of the same settings and data (which then goes on)."""
+def run_task(folder: Path) -> RunTask:
+    """Whether `folder` holds a run of a sequential recommender or of a click model."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise ArtifactError(f"{folder} holds no run ({SETTINGS} is missing); train one with `llm-rec train`")
+    return "clicks" if mapping_of(read_json(path)).get("task") == "clicks" else "ranking"
+
+
+def claim_run(folder: Path, settings: Plain, inputs: Mapping[str, str], read: Callable[[Path], object]) -> None:
+    """Take an empty folder, or one that holds a run of the same settings and data (which then goes on).
+
+    `read` gives the settings of a run that is there.
+    """
     if (folder / SETTINGS).is_file():
-        changed = _changes(to_plain(read_settings_of(folder)), to_plain(settings))
+        changed = _changes(to_plain(read(folder)), settings)
         if changed:
             raise ConfigError(
                 f"{folder} holds a run with other settings ({changed}); "
@@ -129,7 +140,7 @@ def _claim(folder: Path, settings: RunSettings, material: Material) -> None:
             )
         if not (folder / INPUTS).is_file():
             raise ArtifactError(f"{folder / INPUTS} is missing; train the run again with --overwrite")
-        changed = _changes(read_json(folder / INPUTS), to_plain(material.inputs))
+        changed = _changes(read_json(folder / INPUTS), to_plain(inputs))
         if changed:
             raise ConfigError(
                 f"{folder} holds a run made from other data ({changed}); "
@@ -137,8 +148,8 @@ def _claim(folder: Path, settings: RunSettings, material: Material) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / INPUTS, material.inputs)
-    write_json(folder / SETTINGS, to_plain(settings))
+    write_json(folder / INPUTS, inputs)
+    write_json(folder / SETTINGS, settings)
     write_bytes(folder / "config.yaml", to_yaml(settings).encode())
 
 
@@ -150,5 +161,6 @@ def _changes(there: Plain, here: Plain) -> str:
     return "; ".join(changes[:3]) + more
 
 
-def _mapping(value: Plain) -> dict[str, Plain]:
+def mapping_of(value: Plain) -> dict[str, Plain]:
+    """A JSON object, or an empty one where there is none."""
     return value if isinstance(value, dict) else {}

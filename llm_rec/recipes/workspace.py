@@ -1,7 +1,8 @@
 """The folder of a project: where each verb finds what an earlier verb made.
 
 ```
-workspace/catalog  workspace/interactions  workspace/embeddings/<name>  workspace/codes/<name>  workspace/runs/<name>
+workspace/catalog  workspace/interactions  workspace/embeddings/<name>  workspace/codes/<name>  workspace/clicks/<name>
+workspace/runs/<name>
 ```
 """
 
@@ -32,6 +33,9 @@ class Workspace:
 
     def codes(self, name: str) -> Path:
         return self.root / "codes" / _plain_name(name)
+
+    def clicks(self, name: str) -> Path:
+        return self.root / "clicks" / _plain_name(name)
 
     def run(self, name: str) -> Path:
         return self.root / "runs" / _plain_name(name)

@@ -17,7 +17,7 @@ from llm_rec.analysis.codes import perplexity
 from llm_rec.artifacts import write_bytes
 from llm_rec.codec import to_plain
 from llm_rec.report import svg
-from llm_rec.report.report import HEADLINE, Comparison, Report, cell, metric_title, number, slice_title
+from llm_rec.report.report import HEADLINE, TARGETS, Comparison, Report, cell, metric_title, number, slice_title
 from llm_rec.report.theme import STYLE
 
 _MAP_POINTS = 3000  # more dots only hide each other
@@ -50,6 +50,15 @@ class CodeUsage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class CalibrationCurve:
+    """Bias of one click model by bucket of the prediction (`metrics.calibration`), and what its loss was."""
+
+    model: str
+    loss: str
+    bias: Float[np.ndarray, "buckets"]  # NaN where a bucket has no click
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
     """What the page shows; figures without data are left out."""
 
@@ -62,6 +71,7 @@ class Page:
     embedding_map: EmbeddingMap | None = None
     gates: tuple[GateWeights, ...] = ()
     code_usage: tuple[CodeUsage, ...] = ()
+    calibration: tuple[CalibrationCurve, ...] = ()
 
 
 def write_page(path: Path, page: Page) -> Path:
@@ -76,6 +86,7 @@ def render(page: Page) -> str:
     figures = [
         *(bucket_figure(page, metric) for metric in page.metrics),
         learning_figure(page),
+        calibration_figure(page.calibration),
         *(gate_figure(gate) for gate in page.gates),
         map_figure(page.embedding_map) if page.embedding_map else "",
         *(usage_figure(usage) for usage in page.code_usage),
@@ -145,11 +156,40 @@ def learning_figure(page: Page) -> str:
         best = max(range(len(marks)), key=lambda i, found=marks: found[i].y)  # type: ignore[misc]
         parts.append(svg.line_series(frame, svg.Series(report.name, marks, emphasis=best), index))
     text = (
-        f"{metric_title(page.curves)} on validation targets after each epoch; the large mark is each model's best "
-        "epoch, whose weights were kept."
+        f"{metric_title(page.curves)} on validation {TARGETS[page.comparison.task]} after each epoch; the large mark "
+        "is each model's best epoch, whose weights were kept."
     )
     picture = svg.chart(parts, label=f"learning curves of {len(runs)} models")
     return _figure("Learning curves", text, svg.legend([r.name for r in page.comparison.reports]) + picture)
+
+
+def calibration_figure(curves: Sequence[CalibrationCurve]) -> str:
+    """Bias by bucket of every click model: 0 is a true probability, above it clicks are promised that do not come."""
+    shown = [curve for curve in curves if np.isfinite(curve.bias).any()]
+    if not shown:
+        return ""
+    values = np.concatenate([curve.bias[np.isfinite(curve.bias)] for curve in shown])
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    room = (high - low or 1.0) * 0.06
+    buckets = max(len(curve.bias) for curve in shown)
+    frame = svg.Frame(x=(0.5, buckets + 0.5), y=(low - room, high + room))
+    labels = [(tick, svg.short(tick)) for tick in svg.ticks(1.0, float(buckets), about=8) if tick == int(tick) and tick]
+    parts = svg.axes(frame, x_labels=labels, x_title="bucket of the prediction, low to high", y_title="bias")
+    parts.append(svg.rule(frame, frame.at_y(0.0)))
+    for index, curve in enumerate(shown):
+        marks = tuple(
+            svg.Mark(float(i), float(bias), title=f"{curve.model}, bucket {i}: bias {_signed(float(bias))}")
+            for i, bias in enumerate(curve.bias, start=1)
+            if np.isfinite(bias)
+        )
+        parts.append(svg.line_series(frame, svg.Series(curve.model, marks), index))
+    losses = "; ".join(f"{curve.model}: {curve.loss}" for curve in shown)
+    text = (
+        "(predicted - actual) / actual clicks in buckets of equally many rows, cut by the first model's predictions; "
+        f"0 is true on average. A pos_weight other than 1 shifts predictions by design. Losses: {losses}."
+    )
+    picture = svg.chart(parts, label=f"calibration of {len(shown)} models by bucket of the prediction")
+    return _figure("Calibration", text, svg.legend([curve.model for curve in shown]) + picture)
 
 
 def gate_figure(gate: GateWeights) -> str:
@@ -270,10 +310,12 @@ def _curve(report: Report, key: str) -> tuple[svg.Mark, ...]:
 def _headline(page: Page) -> str:
     counts = page.comparison.reports[0].counts.get(page.part, {})
     names = [name for name in HEADLINE if name in counts]
-    note = (
-        "Every target is ranked against the whole catalog. Small figures are 95 % bootstrap intervals over targets; "
-        "the best mean of a column is highlighted."
-    )
+    note = {
+        "ranking": "Every target is ranked against the whole catalog. Small figures are 95 % bootstrap intervals over "
+        "targets; the best mean of a column is highlighted.",
+        "clicks": "Rows of a click log that training did not see. Small figures are 95 % bootstrap intervals over "
+        "groups of rows (users) where rows have groups, else over rows; the best figure of a column is highlighted.",
+    }[page.comparison.task]
     return f"<h2>Warm and cold at a glance</h2><p class=note>{note}</p>{_table(page, names, 'Main results')}"
 
 
@@ -282,7 +324,7 @@ def _table(page: Page, names: Sequence[str], caption: str) -> str:
     counts = comparison.reports[0].counts.get(part, {})
     groups = "".join(
         f"<th class=group scope=colgroup colspan={len(page.metrics)}>{escape(slice_title(name))}"
-        f"<small>{counts[name]:,} targets</small></th>"
+        f"<small>{counts[name]:,} {TARGETS[comparison.task]}</small></th>"
         for name in names
     )
     heads = "".join(f"<th scope=col>{escape(metric_title(metric))}</th>" for _ in names for metric in page.metrics)
@@ -314,10 +356,15 @@ def _differences(page: Page) -> str:
         for d in (item.difference,)
     )
     heads = "".join(
-        f"<th scope=col>{head}</th>" for head in ("slice", "metric", "targets", "difference", "p", "p (Holm)")
+        f"<th scope=col>{head}</th>"
+        for head in ("slice", "metric", TARGETS[page.comparison.task], "difference", "p", "p (Holm)")
     )
+    test = {
+        "ranking": "Sign-flip permutation tests on the same targets",
+        "clicks": "Paired bootstrap on the same rows (whole groups where rows have groups)",
+    }[page.comparison.task]
     return (
-        "<h2>Paired tests</h2><p class=note>Sign-flip permutation tests on the same targets: they ask whether other "
+        f"<h2>Paired tests</h2><p class=note>{test}: they ask whether other "
         "users would have said the same of these two trained models, not whether other seeds would.</p>"
         "<div class=scroll><table><caption>Paired tests</caption><thead><tr>"
         f"<th scope=col>models</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"

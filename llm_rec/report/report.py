@@ -6,6 +6,7 @@
 |---|---|
 | ``kind``, ``format_version``, ``library_version``, ``created`` | ``"report"``, 1, text, ISO 8601 time in UTC |
 | ``name`` | the model's name in tables |
+| ``task`` | ``"ranking"`` (targets are held-out events) or ``"clicks"`` (targets are rows of a click log) |
 | ``metrics.<part>.<slice>.<metric>`` | number; part is ``validation`` or ``test``, slice as in `metrics.slices` |
 | ``intervals.<part>.<slice>.<metric>`` | ``[low, high]``: 95 % percentile bootstrap over the slice's targets |
 | ``counts.<part>.<slice>`` | targets in the slice; a slice with 0 targets has no metrics |
@@ -23,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 
@@ -44,7 +46,21 @@ SLICE_TITLES = {
     "lt10": "cold (under 10)",
     "warm": "warm (10 and more)",
 }
-METRIC_TITLES = {"recall": "Recall", "ndcg": "NDCG", "hit": "Hit rate", "mrr": "MRR"}
+METRIC_TITLES = {
+    "recall": "Recall",
+    "ndcg": "NDCG",
+    "hit": "Hit rate",
+    "mrr": "MRR",
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "log_loss": "log loss",
+    "ece": "ECE",
+    "predicted_over_actual": "predicted / actual",
+}
+LOWER_IS_BETTER = ("log_loss", "ece")
+UNORDERED = ("predicted_over_actual",)  # best at 1: no cell of it is highlighted
+RunTask = Literal["ranking", "clicks"]
+TARGETS: dict[RunTask, str] = {"ranking": "targets", "clicks": "rows"}
 HEADLINE = ("all", "unseen", "lt10", "warm")
 
 
@@ -61,6 +77,7 @@ class Report:
     seeds: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     history: tuple[dict[str, float], ...] = ()
+    task: RunTask = "ranking"
     format_version: int = FORMAT_VERSION
     library_version: str = llm_rec.__version__
     created: str = ""
@@ -76,13 +93,14 @@ class Report:
         seeds: Mapping[str, int] | None = None,
         timings: Mapping[str, float] | None = None,
         history: Sequence[Mapping[str, float]] = (),
+        task: RunTask = "ranking",
     ) -> "Report":
         """A report from the slice summaries of each part (``{"test": summarise(...)}``)."""
         return cls(
             name=name,
             metrics={part: {s: dict(v.mean) for s, v in found.items()} for part, found in summaries.items()},
             intervals={
-                part: {s: {m: (v.low[m], v.high[m]) for m in v.mean} for s, v in found.items()}
+                part: {s: {m: (v.low[m], v.high[m]) for m in v.mean if m in v.low} for s, v in found.items()}
                 for part, found in summaries.items()
             },
             counts={part: {s: v.count for s, v in found.items()} for part, found in summaries.items()},
@@ -91,6 +109,7 @@ class Report:
             seeds=dict(seeds or {}),
             timings=dict(timings or {}),
             history=tuple({key: float(value) for key, value in record.items()} for record in history),
+            task=task,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -108,7 +127,7 @@ class Report:
         found = _part(self, part)
         table = Table(title=f"{self.name}, {part}", title_justify="left")
         table.add_column("slice")
-        table.add_column("targets", justify="right")
+        table.add_column(TARGETS[self.task], justify="right")
         for metric in metrics:
             table.add_column(metric, justify="right")
         for name in found:
@@ -143,6 +162,11 @@ class Comparison:
             raise ConfigError(f"a comparison needs reports with different names, got {names}")
         first = self.reports[0]
         for report in self.reports[1:]:
+            if report.task != first.task:
+                raise ConfigError(
+                    f"{first.name} is a {first.task} run and {report.name} a {report.task} run: their figures do not "
+                    "compare; report runs of one kind"
+                )
             if report.counts != first.counts:
                 raise ConfigError(
                     f"{report.name} and {first.name} were evaluated on different targets "
@@ -179,7 +203,7 @@ class Comparison:
         intervals: bool = True,
     ) -> Table:
         """Rows are models; one column per slice and metric, with targets in its head; the best of a column is bold."""
-        table = Table(title=f"{part} targets, full ranking", title_justify="left")
+        table = Table(title=self._title(part), title_justify="left")
         table.add_column("model")
         shown = [name for name in slices if name in _part(self.reports[0], part)]
         columns = [(name, metric) for name in shown for metric in metrics]
@@ -196,10 +220,21 @@ class Comparison:
         return table
 
     def is_best(self, report: Report, part: str, name: str, metric: str) -> bool:
-        """Whether no other model has a higher mean here (several may share the place); never among zeros."""
-        values = [r.metrics.get(part, {}).get(name, {}).get(metric, 0.0) for r in self.reports]
+        """Whether no other model has a better mean here (several may share the place); never among zeros."""
+        found = [r.metrics.get(part, {}).get(name, {}).get(metric) for r in self.reports]
+        values = [value for value in found if value is not None]
         own = report.metrics.get(part, {}).get(name, {}).get(metric, 0.0)
-        return len(values) > 1 and own > 0 and own == max(values)
+        if len(self.reports) < 2 or own <= 0 or metric in UNORDERED:
+            return False
+        return own == (min(values) if metric in LOWER_IS_BETTER else max(values))
+
+    @property
+    def task(self) -> RunTask:
+        """What all runs were trained for."""
+        return self.reports[0].task
+
+    def _title(self, part: str) -> str:
+        return f"{part} targets, full ranking" if self.task == "ranking" else f"{part} rows of one click log"
 
 
 def slice_title(name: str) -> str:

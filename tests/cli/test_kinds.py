@@ -47,3 +47,36 @@ def test_a_wrong_kind_is_one_line(words, message: str, capsys: pytest.CaptureFix
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_kind_in_an_entry_of_a_list_may_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    network = "method.model.towers.0.interactions.0"
+    lines = show(capsys, "train", "ctr", "--preset", "fm", f"--{network}.function.kind", "weighted")
+    assert "          kind: weighted  # command line" not in lines  # entries of a list are shown in one piece
+    assert any("kind: weighted" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method.model.towers.3.function.kind", "x"), "entry 3 of 1: there is none; entries are counted from 0"),
+        (("--method.loss.kind", "pairwise", "--method.loss.alpha", "x"), "method.loss.alpha: expected float, got 'x'"),
+        (("--method.loss.kind", "pairwise", "--method.loss.alpha", "2"), "alpha must lie in 0..1, got 2.0"),
+        (("--method.loss.kind", "pairwise", "--method.loss.alpha"), "--method.loss.alpha: needs a value"),
+    ],
+)
+def test_options_of_a_named_kind_are_checked(words, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["config", "show", "train", "ctr", "--preset", "fm", *words])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_options_of_a_named_kind_show_their_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--method.loss.kind", "pairwise", "--method.loss.alpha=0.25", "--method.loss.tile", "64")
+    lines = show(capsys, "train", "ctr", *words)
+    assert "    alpha: 0.25  # command line" in lines
+    assert "    tile: 64  # command line" in lines
+    assert "    pos_weight: 1.0  # default" in lines

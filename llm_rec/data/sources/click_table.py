@@ -16,15 +16,19 @@ from llm_rec.errors import ConfigError, DataError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClickTableConfig:
-    """Files (relative to the working directory) and their spec: here, or in the JSON file `spec_file`."""
+    """Files (relative to the working directory) and their spec: here, or in the JSON file `spec_file`.
 
-    files: tuple[TableFile, ...]
+    `paths` are files that need no more words than their name: one after the other, read as their names say.
+    """
+
+    paths: tuple[Path, ...] = ()
+    files: tuple[TableFile, ...] = ()
     spec: LogSpec | None = None
     spec_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.files:
-            raise ValueError("files must name at least one file")
+        if bool(self.files) == bool(self.paths):
+            raise ValueError("set exactly one of files and paths, to at least one file")
         if (self.spec is None) == (self.spec_file is None):
             raise ValueError("set exactly one of spec and spec_file")
 
@@ -34,13 +38,14 @@ ClickSourceConfig: TypeAlias = CriteoConfig | AvazuConfig | FrappeConfig | Censu
 
 def click_table(config: ClickTableConfig) -> ClickSource:
     """Files and spec; `DataError` when the spec file is missing, no JSON, or no `LogSpec`."""
+    files = config.files or tuple(TableFile(path=path) for path in config.paths)
     if config.spec is not None:
-        return ClickSource(config.files, config.spec)
+        return ClickSource(files, config.spec)
     path = Path(config.spec_file or "")
     if not path.is_file():
         raise DataError(f"{path}: no such file; spec_file is a LogSpec as JSON")
     try:
-        return ClickSource(config.files, from_plain(LogSpec, read_json(path)))
+        return ClickSource(files, from_plain(LogSpec, read_json(path)))
     except ConfigError as error:
         raise DataError(f"{path}: {error}") from error
 

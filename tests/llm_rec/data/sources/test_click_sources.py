@@ -178,5 +178,5 @@ def test_spec_files_that_are_none_are_named(tmp_path):
         click_source(ClickTableConfig(files=files, spec_file=tmp_path / "spec.json"))
     with pytest.raises(ValueError, match="set exactly one of spec and spec_file"):
         ClickTableConfig(files=files)
-    with pytest.raises(ValueError, match="files must name at least one file"):
+    with pytest.raises(ValueError, match="set exactly one of files and paths, to at least one file"):
         ClickTableConfig(files=(), spec_file=tmp_path / "spec.json")

@@ -1,0 +1,109 @@
+"""The click logs that tables are made on: frappe, census-income and MovieLens in CTR form, encoded once."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, assert_never
+
+from ctr_models.encode import MultiValueConfig, VocabularyConfig
+from llm_rec.artifacts import fingerprint, read_manifest
+from llm_rec.codec import to_plain
+from llm_rec.ctr.log_rows import LogRowsConfig, user_columns, write_log_rows
+from llm_rec.ctr.subsample import SubsampleConfig, subsample_log
+from llm_rec.data.columns import KIND, ClickLog
+from llm_rec.data.log_encoding import encode_log
+from llm_rec.data.log_spec import ColumnSpec
+from llm_rec.data.sources.census import CensusConfig, census_income
+from llm_rec.data.sources.folder import FolderConfig, load_folder
+from llm_rec.data.sources.frappe import FrappeConfig, frappe
+from llm_rec.data.splits import leave_one_out
+from llm_rec.data.subsets import keep_last
+from llm_rec.errors import DataError
+
+Kind = Literal["frappe", "census", "interactions"]
+USERS = "users.parquet"
+USER_COLUMNS = ("gender", "age", "occupation")
+QUICK_ROWS = 20_000  # about so many train and evaluation rows are left by `quick`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InteractionRowsConfig:
+    """How a folder of interactions becomes click rows: leave-one-out, the `last` events of each user, `negatives` for
+    each positive, drawn from what the user never touched.
+    """
+
+    last: int = 50
+    negatives: int = 1
+
+
+def click_log(data: Path, logs: Path, config: InteractionRowsConfig | None = None, *, quick: bool = False) -> Path:
+    """The folder of the encoded log of `data`, below `logs`, made when it is not there yet.
+
+    `data` holds ``ctr.parquet`` (frappe), ``train.parquet`` and ``test.parquet`` (census-income), or
+    ``interactions.parquet`` with ``items.parquet`` and perhaps ``users.parquet`` (MovieLens); others are a `DataError`.
+    `quick` leaves a share of the rows of every part. Other data or settings get another folder.
+    """
+    config = config or InteractionRowsConfig()
+    files = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(data.glob("*.parquet"))]
+    path = logs / f"{data.name}-{fingerprint(*files, {'rows': to_plain(config)})}"
+    if not path.exists():
+        encode_folder(data, path, config)
+    log = ClickLog.load(path)
+    if not quick:
+        return path
+    share = min(1.0, QUICK_ROWS / sum(log.rows.values()))
+    return subsampled(
+        path, logs, SubsampleConfig(positives=share, negatives=share, parts=("train", "validation", "test"))
+    )
+
+
+def encode_folder(data: Path, path: Path, config: InteractionRowsConfig) -> ClickLog:
+    """Encode `data`, whatever of the three it is, as the click log `path`."""
+    kind = kind_of(data)
+    match kind:
+        case "frappe":
+            source = frappe(FrappeConfig(path=data))
+            return encode_log(source.files, source.spec, path)
+        case "census":
+            source = census_income(CensusConfig(path=data))
+            return encode_log(source.files, source.spec, path)
+        case "interactions":
+            return _interaction_rows(data, path, config)
+        case _:
+            assert_never(kind)
+
+
+def kind_of(data: Path) -> Kind:
+    """What a folder of data holds, by its files."""
+    files: dict[Kind, str] = {
+        "frappe": "ctr.parquet",
+        "census": "train.parquet",
+        "interactions": "interactions.parquet",
+    }
+    for kind, file in files.items():
+        if (data / file).is_file():
+            return kind
+    raise DataError(f"{data}: none of {', '.join(files.values())} is here; give the folder of a click data set")
+
+
+def subsampled(log: Path, logs: Path, config: SubsampleConfig) -> Path:
+    """The folder of `log` with the rows that `config` keeps, made when it is not there yet."""
+    mark = fingerprint(read_manifest(log, KIND).fingerprint, {"subsample": to_plain(config)})
+    path = logs / f"{log.name}-{mark}"
+    if not path.exists():
+        subsample_log(ClickLog.load(log), path, config)
+    return path
+
+
+def _interaction_rows(data: Path, path: Path, config: InteractionRowsConfig) -> ClickLog:
+    """User, item and what is known of them; validation and test are the last two events of every user."""
+    catalog, log = load_folder(FolderConfig(path=data, keep=("genres",)))
+    split = leave_one_out(keep_last(log, config.last))
+    known = (data / USERS).is_file()
+    users = user_columns(data / USERS, split.log, USER_COLUMNS) if known else {}
+    rows = LogRowsConfig(
+        negatives=config.negatives,
+        user_columns=tuple(ColumnSpec(name=name, encoder=VocabularyConfig()) for name in users),
+        item_columns=(ColumnSpec(name="genres", encoder=MultiValueConfig(length=6, separator="|")),),
+    )
+    return write_log_rows(split, catalog, path, rows, users=users)
