@@ -71,7 +71,7 @@ def from_plain(cls: type[T], plain: object, path: str = "") -> T:
 
 
 def fit_texts(hint: Any, texts: list[str], values: list[Plain], path: str) -> Plain:
-    """The words of an option as the plain value that `hint` takes: texts as they are, or what they say as JSON values.
+    """The words of an option as the plain value that `hint` takes: what they say as JSON values, or texts as they are.
 
     Raises `ConfigError` when neither fits.
 
@@ -79,7 +79,7 @@ def fit_texts(hint: Any, texts: list[str], values: list[Plain], path: str) -> Pl
     ('7', 7)
     """
     many: list[Plain] = list(texts)
-    tries: list[Plain] = [texts[0], values[0], many, values] if len(texts) == 1 else [many, values]
+    tries: list[Plain] = [values[0], texts[0], values, many] if len(texts) == 1 else [values, many]
     problems = []
     for plain in tries:
         try:
@@ -88,7 +88,7 @@ def fit_texts(hint: Any, texts: list[str], values: list[Plain], path: str) -> Pl
             problems.append(error)
         else:
             return plain
-    raise problems[min(1, len(problems) - 1)]
+    raise problems[0]
 
 
 def member_hints(cls: type, path: str, plain: Plain) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def test_the_documented_keys_are_in_the_file(comparison, tmp_path):
     assert plain["seeds"] == {"run": 0}
     assert plain["history"][0]["epoch"] == 1.0
     assert set(plain) == {
+        "task",
         "kind", "format_version", "library_version", "created", "name", "metrics", "intervals", "counts", "config",
         "fingerprints", "seeds", "timings", "history",
     }  # fmt: skip
