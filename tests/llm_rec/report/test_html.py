@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_rec.report import svg
-from llm_rec.report.html import render, write_page
+from llm_rec.report.html import CalibrationCurve, calibration_figure, render, write_page
 from llm_rec.report.report import Comparison
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -162,3 +162,18 @@ def test_a_frame_without_extent_still_places_its_marks():
     frame = svg.Frame(x=(1.0, 1.0), y=(0.0, 0.0))
     assert np.isfinite([frame.at_x(1.0), frame.at_y(0.0)]).all()
     assert svg.ticks(1.0, 1.0) == [1.0]
+
+
+def test_calibration_shows_every_bucket_that_has_clicks_and_names_the_losses():
+    curves = [
+        CalibrationCurve(model="<a>", loss="bce, pos_weight 1", bias=np.array([0.5, np.nan, -0.1])),
+        CalibrationCurve(model="b", loss="pairwise, alpha 0.5, pos_weight 0.1", bias=np.array([0.0, 0.2, 0.3])),
+    ]
+    figure = calibration_figure(curves)
+    assert "&lt;a&gt;: bce, pos_weight 1; b: pairwise, alpha 0.5, pos_weight 0.1" in figure
+    assert "&lt;a&gt;, bucket 1: bias +.5000" in figure
+    assert "&lt;a&gt;, bucket 2" not in figure
+    assert "&lt;a&gt;, bucket 3: bias \u2212.1000" in figure
+    assert figure.count("bucket 2: bias") == 1
+    assert calibration_figure([]) == ""
+    assert calibration_figure([CalibrationCurve(model="a", loss="bce", bias=np.array([np.nan]))]) == ""
