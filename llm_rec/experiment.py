@@ -307,6 +307,11 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str], columns: Sequence[str]
         lines[key][row.metric] = _figure(row)
     head = ["model", *columns, *metrics]
     body = [[*key, *(cells.get(metric, "") for metric in metrics)] for key, cells in lines.items()]
+    return markdown_lines(head, body)
+
+
+def markdown_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
 
 
@@ -364,6 +369,19 @@ def compare(
     t_p = _holm([c.t_p for c in found])
     flip_p = _holm([c.sign_flip_p for c in found])
     return [replace(c, holm_t_p=t, holm_sign_flip_p=f) for c, t, f in zip(found, t_p, flip_p, strict=True)]
+
+
+TEST_COLUMNS = ("difference", "seeds", "t test p", "after Holm")
+
+
+def comparison_cells(test: Comparison, digits: int = 4) -> list[str]:
+    """A paired test as the cells of `TEST_COLUMNS`; `*` at the seeds marks an exploratory one."""
+    return [
+        f"{test.difference:+.{digits}f}" + ("" if test.std is None else f" ± {test.std:.{digits}f}"),
+        f"{test.seeds}{'*' if test.exploratory else ''}",
+        "" if test.t_p is None else f"{test.t_p:.4f}",
+        "" if test.holm_t_p is None else f"{test.holm_t_p:.4f}",
+    ]
 
 
 def _by_model(results: Sequence[CellResult]) -> dict[str, dict[tuple[bytes, str], dict[int, Record]]]:

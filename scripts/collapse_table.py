@@ -46,18 +46,17 @@ from llm_rec.ctr.penalties import (
     WeightAlignmentConfig,
 )
 from llm_rec.data.columns import ClickLog
-from llm_rec.experiment import Cell, CellResult, Record, cell_name
+from llm_rec.experiment import Cell, CellResult, Record, cell_name, markdown_lines
 from llm_rec.recipes.click_logs import click_log
-from llm_rec.recipes.click_markdown import lines_of
 from llm_rec.recipes.click_tables import (
     ClickRow,
     click_exit_status,
-    click_table_options,
     full_name,
     run_clicks,
     select_clicks,
     write_click_results,
 )
+from llm_rec.recipes.tables import grid_options
 from llm_rec.report.collapse import collapse_page
 from llm_rec.training.trainer import TrainerConfig
 
@@ -127,7 +126,7 @@ def main() -> int:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = click_table_options(__doc__.splitlines()[0], out="out/collapse", seeds=3, data=False)
+    parser = grid_options(__doc__.splitlines()[0], out="out/collapse", seeds=3, data=False)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders; the first has the full table")
     parser.add_argument("--grid", choices=["reduced", "full"], default="reduced", help="what is left out: see above")
     return parser
@@ -235,7 +234,7 @@ def claims(results: Sequence[CellResult]) -> str:
             difference(multi[shared[-1]], single[shared[-1]], shared[-1]) if shared else "",
         ]
         body.append([data, backbone, *cells])
-    return f"AUC, paired by seed (two standard errors):\n\n{lines_of(head, body)}"
+    return f"AUC, paired by seed (two standard errors):\n\n{markdown_lines(head, body)}"
 
 
 def difference(ours: dict[int, float], theirs: dict[int, float], factor: int) -> str:

@@ -45,14 +45,13 @@ from llm_rec.recipes.click_logs import click_log
 from llm_rec.recipes.click_tables import (
     ClickRow,
     click_exit_status,
-    click_table_options,
     full_name,
     run_clicks,
     write_click_results,
 )
 from llm_rec.recipes.click_tuning import choose_rows
 from llm_rec.recipes.console import say
-from llm_rec.recipes.tables import selected
+from llm_rec.recipes.tables import grid_options, selected
 from llm_rec.training.trainer import TrainerConfig
 
 PEERS = Path(__file__).parent / "peers"
@@ -177,7 +176,7 @@ def main() -> int:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = click_table_options(__doc__.splitlines()[0], out="out/ipa_table", seeds=3)
+    parser = grid_options(__doc__.splitlines()[0], out="out/ipa_table", seeds=3)
     parser.add_argument("--peers", action="store_true", help="run FuxiCTR's models at the equal setting as well")
     parser.add_argument("--peer-cache", type=Path, help="where peers' environments live")
     parser.add_argument("--peer-python", default="python3.11", help="a Python 3.11 or 3.12 for the peers")

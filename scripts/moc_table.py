@@ -43,13 +43,22 @@ from llm_rec.ctr.batches import ClickBatchConfig
 from llm_rec.ctr.item_fields import ItemFieldsConfig
 from llm_rec.ctr.log_rows import ITEM, LABEL, LogRowsConfig
 from llm_rec.ctr.method import ClickMethodConfig
-from llm_rec.experiment import CellResult, Comparison, compare, markdown, table, write_table
+from llm_rec.experiment import (
+    TEST_COLUMNS,
+    CellResult,
+    Comparison,
+    compare,
+    comparison_cells,
+    markdown,
+    markdown_lines,
+    table,
+    write_table,
+)
 from llm_rec.frequency_gate import BucketGateConfig
 from llm_rec.recipes.click_tables import (
     ClickRow,
     ItemSource,
     click_exit_status,
-    click_table_options,
     run_clicks,
     select_clicks,
 )
@@ -62,7 +71,7 @@ from llm_rec.recipes.semantic_tables import (
     run_codes,
     spectrum_records,
 )
-from llm_rec.recipes.tables import ENCODERS
+from llm_rec.recipes.tables import ENCODERS, grid_options
 from llm_rec.training.trainer import TrainerConfig
 from semantic_ids.fusion import GateFusionConfig, NoFusionConfig
 from semantic_ids.quantizers import (
@@ -166,7 +175,7 @@ def main() -> int:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = click_table_options(__doc__.splitlines()[0], out="out/moc_table", seeds=3)
+    parser = grid_options(__doc__.splitlines()[0], out="out/moc_table", seeds=3)
     names = list(Setup().backbones())
     parser.add_argument("--scales", nargs="+", type=int, default=[1, 2, 3, 7], help="numbers of fields N")
     parser.add_argument("--backbones", nargs="+", choices=names, default=names, help="only these (default: all)")
@@ -271,19 +280,9 @@ def pairs(results: Sequence[CellResult]) -> list[tuple[str, str]]:
 
 def markdown_tests(tests: Sequence[Comparison]) -> str:
     """Paired over seeds; `*`: fewer than five."""
-    head = ["model", "against", "difference", "seeds", "t test p", "after Holm"]
-    body = [
-        [
-            test.model,
-            test.baseline,
-            f"{test.difference:+.5f}" + ("" if test.std is None else f" ± {test.std:.5f}"),
-            f"{test.seeds}{'*' if test.exploratory else ''}",
-            "" if test.t_p is None else f"{test.t_p:.4f}",
-            "" if test.holm_t_p is None else f"{test.holm_t_p:.4f}",
-        ]
-        for test in tests
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body]) if tests else ""
+    head = ["model", "against", *TEST_COLUMNS]
+    body = [[test.model, test.baseline, *comparison_cells(test, digits=5)] for test in tests]
+    return markdown_lines(head, body) if tests else ""
 
 
 if __name__ == "__main__":

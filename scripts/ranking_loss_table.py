@@ -60,12 +60,11 @@ from llm_rec.recipes.click_logs import click_log, subsampled
 from llm_rec.recipes.click_tables import (
     ClickRow,
     click_exit_status,
-    click_table_options,
     run_clicks,
     write_click_results,
 )
 from llm_rec.recipes.click_tuning import choose_rows
-from llm_rec.recipes.tables import selected
+from llm_rec.recipes.tables import grid_options, selected
 
 Knob = Literal["weight", "positives", "negatives"]
 METRICS = (
@@ -190,7 +189,7 @@ def main() -> int:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = click_table_options(__doc__.splitlines()[0], out="out/ranking_loss", seeds=3, data=False)
+    parser = grid_options(__doc__.splitlines()[0], out="out/ranking_loss", seeds=3, data=False)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of click data sets")
     parser.add_argument("--grid", choices=sorted(GRIDS), default="reduced", help="how many levels and candidates")
     parser.add_argument(

@@ -18,8 +18,6 @@ from llm_rec.metrics.classification import ClickMetrics, metrics_by_slice
 from llm_rec.metrics.slices import target_slices
 from llm_rec.progress import track
 
-FREQUENCY_SLICES = ("all", "unseen", "1-4", "lt5", "lt10", "warm")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClickEvaluationConfig:
@@ -69,13 +67,20 @@ def evaluate_clicks(
     """Figures of every slice of `part` that has rows."""
     columns = log.part(part)
     logits = click_logits(model, loss, columns, batch_size=config.batch_size)
-    slices = {"all": np.ones(len(columns), dtype=bool)}
-    if config.slice_field is not None:
-        slices = frequency_slices(log, columns, config.slice_field, label=config.slice_label)
+    slices = row_slices(log, columns, config.slice_field, label=config.slice_label)
     metrics = metrics_by_slice(
         logits, columns.labels[:, 0], slices, groups=columns.groups, num_buckets=config.num_buckets
     )
     return ClickEvaluation(logits, metrics)
+
+
+def row_slices(
+    log: ClickLog, columns: ClickColumns, field: str | None, *, label: str | None = None
+) -> dict[str, Bool[np.ndarray, "rows"]]:
+    """`frequency_slices` of `field`; without a field one slice, "all"."""
+    if field is None:
+        return {"all": np.ones(len(columns), dtype=bool)}
+    return frequency_slices(log, columns, field, label=label)
 
 
 def frequency_slices(

@@ -19,6 +19,7 @@ from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import FieldVectors, TableInit, init_table
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import RESERVED, Schema
+from llm_rec.data.columns import ClickLog
 from llm_rec.errors import ConfigError
 from llm_rec.frequency_gate import GateConfig, build_gate
 from semantic_ids.code_table import CodeTable
@@ -61,6 +62,13 @@ class ItemTables:
     train_counts: Int64[np.ndarray, "items_plus_one"]
     codes: CodeTable | None = None
     embeddings: Float32[np.ndarray, "items_plus_one width"] | None = None
+
+
+def item_positives(log: ClickLog, field: str) -> Int64[np.ndarray, "items_plus_one"]:
+    """Train positives of every item by catalog row, of a log made with ``item_ids="catalog"`` (id = row + 1)."""
+    counts = log.train_counts(field, label=log.schema.labels[0])[RESERVED - 1 :]
+    counts[0] = 0
+    return counts
 
 
 class CodeFields(nn.Module):

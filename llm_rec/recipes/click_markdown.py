@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from llm_rec.codec import Plain
 from llm_rec.errors import ConfigError
-from llm_rec.experiment import Comparison, Row
+from llm_rec.experiment import TEST_COLUMNS, Comparison, Row, comparison_cells, markdown_lines
 
 WHOLE = ("parameters", "rows_per_second", "rows", "epochs")  # shown as whole numbers, without deviation
 
@@ -32,38 +32,30 @@ def click_markdown(rows: Sequence[Row], metrics: Sequence[str], columns: Sequenc
         [key[0], *(key[1 + i] for i in kept), *(cells.get(name, "") for name in ("seeds", *metrics))]
         for key, cells in lines.items()
     ]
-    return lines_of(head, body)
+    return markdown_lines(head, body)
 
 
 def click_tests_markdown(tests: Sequence[Comparison]) -> str:
     """Paired tests, a line each; nothing without any."""
     if not tests:
         return ""
-    head = ["model", "against", "metric", "difference", "seeds", "t test p", "after Holm"]
+    head = ["model", "against", "metric", *TEST_COLUMNS]
     body = [
         [
             test.model,
             _without_shared(test.baseline, test.model),
             test.metric,
-            f"{test.difference:+.5f}" + ("" if test.std is None else f" ± {test.std:.5f}"),
-            f"{test.seeds}{'*' if test.exploratory else ''}",
-            "" if test.t_p is None else f"{test.t_p:.4f}",
-            "" if test.holm_t_p is None else f"{test.holm_t_p:.4f}",
+            *comparison_cells(test, digits=5),
         ]
         for test in tests
     ]
-    return lines_of(head, body)
+    return markdown_lines(head, body)
 
 
 def _without_shared(name: str, other: str) -> str:
     """A full name without its columns where they are those of the other name."""
     short, bracket, columns = name.partition(" (")
     return short if bracket and other.endswith(bracket + columns) else name
-
-
-def lines_of(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
 
 
 def figure(value: float, metric: str = "") -> str:

@@ -17,8 +17,8 @@ from ctr_models.losses import ClickLossConfig
 from ctr_models.model import CTRModel
 from llm_rec.artifacts import read_json, read_manifest, replacing
 from llm_rec.codec import from_plain, to_plain
-from llm_rec.ctr.evaluation import ClickEvaluationConfig, click_logits, frequency_slices
-from llm_rec.ctr.item_fields import ItemTables
+from llm_rec.ctr.evaluation import ClickEvaluationConfig, click_logits, row_slices
+from llm_rec.ctr.item_fields import ItemTables, item_positives
 from llm_rec.ctr.method import ClickMethodConfig, TrainedClicks, train_clicks
 from llm_rec.data.columns import KIND, ClickLog
 from llm_rec.data.log_spec import Part
@@ -35,7 +35,6 @@ from semantic_ids.code_table import CodeTable
 
 LOGITS = "logits.npz"
 MODEL = "model"
-METRICS = ("auc", "gauc", "log_loss", "ece", "predicted_over_actual")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,9 +150,7 @@ def open_click_material(place: Workspace, settings: ClickRunSettings) -> ClickMa
     if settings.embeddings is not None:
         store = open_store(place.embeddings(settings.embeddings), catalog)
         embeddings, inputs["embeddings"] = np.asarray(store.all()), store.fingerprint
-    counts = log.train_counts(config.field, label=log.schema.labels[0])[1:]  # id = catalog row + 1
-    counts[0] = 0
-    return ClickMaterial(log, ItemTables(counts, codes, embeddings), inputs)
+    return ClickMaterial(log, ItemTables(item_positives(log, config.field), codes, embeddings), inputs)
 
 
 def score_part(
@@ -162,15 +159,18 @@ def score_part(
     """Logits of every row of `part`, and the slices that have rows."""
     columns = log.part(part)
     logits = click_logits(model, loss, columns, batch_size=config.batch_size)
-    slices = {"all": np.ones(len(columns), dtype=bool)}
-    if config.slice_field is not None:
-        sampled = "interactions" in read_manifest(log.path, KIND).inputs
-        by = config.slice_by or ("positives" if sampled else "rows")
-        label = log.schema.labels[0] if by == "positives" else None
-        slices = frequency_slices(log, columns, config.slice_field, label=label)
-    slices = {name: mask for name, mask in slices.items() if mask.any()}
+    label = None if config.slice_field is None else _counted_label(log, config)
+    found = row_slices(log, columns, config.slice_field, label=label)
+    slices = {name: mask for name, mask in found.items() if mask.any()}
     groups = None if columns.groups is None else np.asarray(columns.groups)
     return ScoredRows(logits, np.asarray(columns.labels[:, 0]), groups, slices)
+
+
+def _counted_label(log: ClickLog, config: ClickRunEvaluationConfig) -> str | None:
+    """The label whose train rows make an item warm; None: all rows do."""
+    sampled = "interactions" in read_manifest(log.path, KIND).inputs
+    by = config.slice_by or ("positives" if sampled else "rows")
+    return log.schema.labels[0] if by == "positives" else None
 
 
 def read_click_settings(folder: Path) -> ClickRunSettings:

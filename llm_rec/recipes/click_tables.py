@@ -4,8 +4,6 @@ A table is a grid of `llm_rec.experiment` whose cells train a click method. Logs
 every cell has a folder below ``--out/runs`` to resume from.
 """
 
-import argparse
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -14,13 +12,12 @@ from types import FunctionType
 from typing import TypeAlias
 
 import numpy as np
-import torch
 
 from ctr_models.model import CTRModel
 from llm_rec.artifacts import canonical_json, fingerprint, read_manifest, write_bytes
 from llm_rec.codec import Plain, to_plain
 from llm_rec.ctr.evaluation import ClickEvaluation, ClickEvaluationConfig, evaluate_clicks
-from llm_rec.ctr.item_fields import ItemTables
+from llm_rec.ctr.item_fields import ItemTables, item_positives
 from llm_rec.ctr.method import ClickMethodConfig, TrainedClicks, train_clicks
 from llm_rec.data.columns import ClickLog
 from llm_rec.experiment import (
@@ -31,10 +28,11 @@ from llm_rec.experiment import (
     cell_name,
     compare,
     run_grid,
-    script_options,
     table,
     write_table,
 )
+from llm_rec.metrics.click_intervals import figures
+from llm_rec.processes import one_thread
 from llm_rec.recipes.click_markdown import click_markdown, click_tests_markdown
 from llm_rec.recipes.console import say
 from llm_rec.recipes.material import CODES_FILE
@@ -111,9 +109,7 @@ class ClickRunner:
 
     def __call__(self, cell: Cell) -> list[Record]:
         row = self.rows[str(cell.setting["made_from"])]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             log = open_log(row.log)
             items = None if row.items is None else item_tables(log, row.items, cell.seed)
             trained = train_clicks(row.method, log, seed=cell.seed, folder=self.folder(cell), items=items)
@@ -121,8 +117,6 @@ class ClickRunner:
             found = evaluate_clicks(trained.model, row.method.loss, log, "test", config)
             taken = (*self.measures, *row.measures)
             measured = [record for measure in taken for record in measure(trained.model, log)]
-        finally:
-            torch.set_num_threads(threads)
         return [*click_records(found), *training_records(trained), *measured]
 
     def finish(self, result: CellResult) -> None:
@@ -130,8 +124,8 @@ class ClickRunner:
         if result.status == "done":
             for weights in self.folder(result.cell).glob("*/model.safetensors"):
                 weights.unlink()
-        figures = {r.metric: r.value for r in result.records if r.columns.get("slice") == "all"}
-        shown = ", ".join(f"{name} {figures[name]:.5f}" for name in TESTED if name in figures)
+        values = {r.metric: r.value for r in result.records if r.columns.get("slice") == "all"}
+        shown = ", ".join(f"{name} {values[name]:.5f}" for name in TESTED if name in values)
         name = full_name(result.cell.model, result.cell.setting)
         say(f"{name}, seed {result.cell.seed}, {result.seconds:.0f} s: {shown or result.error}")
 
@@ -159,12 +153,10 @@ def open_log(path: Path) -> ClickLog:
 
 def item_tables(log: ClickLog, source: ItemSource, seed: int, *, item: str = "item") -> ItemTables:
     """What `source` names for `seed`, with the train positives of every item (of a log with ``item_ids="catalog"``)."""
-    counts = log.train_counts(item, label=log.schema.labels[0])[1:]  # id = row + 1
-    counts[0] = 0
     embeddings = None if source.embeddings is None else np.asarray(EmbeddingStore.open(source.embeddings).all())
     codes = source.codes_of(seed)
     return ItemTables(
-        train_counts=counts,
+        train_counts=item_positives(log, item),
         codes=None if codes is None else CodeTable.load(codes / CODES_FILE),
         embeddings=embeddings,
     )
@@ -184,16 +176,8 @@ def click_records(evaluation: ClickEvaluation) -> list[Record]:
     """Per slice: AUC and GAUC where they exist, log loss, ECE, predicted over actual, rows."""
     records = []
     for name, found in evaluation.metrics.items():
-        figures = {
-            "auc": found.auc,
-            "gauc": None if found.gauc is None else found.gauc.value,
-            "log_loss": found.log_loss,
-            "ece": found.ece,
-            "predicted_over_actual": found.predicted_over_actual,
-            "rows": float(found.rows),
-        }
-        there = {metric: value for metric, value in figures.items() if value is not None and np.isfinite(value)}
-        records += [Record(metric, value, {"slice": name}) for metric, value in there.items()]
+        values = {**figures(found), "rows": float(found.rows)}
+        records += [Record(metric, value, {"slice": name}) for metric, value in values.items()]
     return records
 
 
@@ -201,13 +185,13 @@ def training_records(trained: TrainedClicks) -> list[Record]:
     """Best validation figure, epochs, parameters, and the median of the epochs' rows per second."""
     history = trained.result.history
     rates = [entry["examples_per_second"] for entry in history]
-    figures = {
+    values = {
         "validation": trained.result.best_value,
         "epochs": float(len(history)),
         "parameters": float(sum(parameter.numel() for parameter in trained.model.parameters())),
         "rows_per_second": float(np.median([rate for rate in rates if isinstance(rate, int | float)])),
     }
-    return [Record(name, value, {"slice": "all"}) for name, value in figures.items() if value is not None]
+    return [Record(name, value, {"slice": "all"}) for name, value in values.items() if value is not None]
 
 
 def write_click_results(
@@ -239,16 +223,6 @@ def write_click_results(
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_bytes(out / "table.md", text.encode())
     return text
-
-
-def click_table_options(description: str, *, out: str, seeds: int, data: bool = True) -> argparse.ArgumentParser:
-    """The options that tables of click models share."""
-    parser = script_options(description, out=out, seeds=seeds, data=data)
-    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these rows (default: all)")
-    jobs = os.cpu_count() or 1
-    parser.add_argument("--jobs", type=int, default=jobs, help=f"cells at a time, a thread each (default: {jobs})")
-    parser.add_argument("--epochs", type=int, help="at most so many epochs")
-    return parser
 
 
 def select_clicks(rows: Sequence[ClickRow], names: Sequence[str]) -> list[ClickRow]:

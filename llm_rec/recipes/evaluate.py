@@ -7,10 +7,10 @@ from pathlib import Path
 from llm_rec.artifacts import read_manifest
 from llm_rec.codec import to_plain
 from llm_rec.data.columns import ClickLog
+from llm_rec.metrics.click_intervals import METRICS
 from llm_rec.metrics.ranking import Part
 from llm_rec.recipes.click_runs import (
     LOGITS,
-    METRICS,
     MODEL,
     ClickRunEvaluationConfig,
     read_click_settings,

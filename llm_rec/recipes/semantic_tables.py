@@ -12,7 +12,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 
 from ctr_models.model import CTRModel
@@ -33,6 +32,7 @@ from llm_rec.data.columns import ClickLog
 from llm_rec.encoders import EncoderConfig
 from llm_rec.encoders.transforms import PCAConfig, fit_transform
 from llm_rec.experiment import Cell, CellResult, Record, Row, run_grid
+from llm_rec.processes import one_thread
 from llm_rec.recipes import index
 from llm_rec.recipes.click_tables import open_log
 from llm_rec.recipes.console import say
@@ -87,17 +87,13 @@ class CodeRunner:
     quantizers: Mapping[str, QuantizerConfig]
 
     def __call__(self, cell: Cell) -> list[Record]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             quantizer = self.quantizers[cell.model]
             name = codes_path(self.out, cell.model, quantizer, cell.seed).name
             job = index.IndexJob(workspace=self.out, name=name, quantizer=quantizer, seed=cell.seed)
             table, figures = index.run(job)
             log = open_log(self.log)
             found = discriminability(table.items, *_rows(log, "train"), *_rows(log, "test"), seed=cell.seed)
-        finally:
-            torch.set_num_threads(threads)
         return [*information_records(found), *health_records(figures)]
 
 

@@ -14,8 +14,6 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from llm_rec.artifacts import canonical_json, fingerprint, read_manifest, write_bytes
 from llm_rec.codec import Plain, to_plain
 from llm_rec.data import Catalog, Interactions
@@ -30,6 +28,7 @@ from llm_rec.encoders import (
 )
 from llm_rec.errors import ConfigError
 from llm_rec.experiment import (
+    TEST_COLUMNS,
     Cell,
     CellResult,
     Comparison,
@@ -37,12 +36,15 @@ from llm_rec.experiment import (
     Row,
     cell_name,
     compare,
+    comparison_cells,
     markdown,
+    markdown_lines,
     run_grid,
     script_options,
     table,
     write_table,
 )
+from llm_rec.processes import one_thread
 from llm_rec.recipes import index
 from llm_rec.recipes.console import say
 from llm_rec.recipes.evaluation import AMONG_UNSEEN, Evaluation, EvaluationConfig, evaluate
@@ -105,9 +107,7 @@ class CellRunner:
 
     def __call__(self, cell: Cell) -> list[Record]:
         row = self.rows[cell.model]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             material = material_of(self.out, row.codes)
             trained = train_method(
                 row.method,
@@ -118,8 +118,6 @@ class CellRunner:
                 shared=self.out / "phases",
             )
             evaluation = evaluate(trained.model, material, "test", EvaluationConfig(ks=(5, 10)))
-        finally:
-            torch.set_num_threads(threads)
         return [*slice_records(evaluation), *training_records(trained)]
 
     def finish(self, result: CellResult) -> None:
@@ -239,21 +237,18 @@ def _tested(results: Sequence[CellResult]) -> list[CellResult]:
 def _tests_markdown(tests: Sequence[Comparison]) -> str:
     if not tests:
         return ""
-    head = ["model", "against", "slice", "metric", "difference", "seeds", "t test p", "after Holm"]
+    head = ["model", "against", "slice", "metric", *TEST_COLUMNS]
     body = [
         [
             test.model,
             test.baseline,
             str(test.columns["slice"]),
             test.metric,
-            f"{test.difference:+.4f}" + ("" if test.std is None else f" ± {test.std:.4f}"),
-            f"{test.seeds}{'*' if test.exploratory else ''}",
-            "" if test.t_p is None else f"{test.t_p:.4f}",
-            "" if test.holm_t_p is None else f"{test.holm_t_p:.4f}",
+            *comparison_cells(test),
         ]
         for test in tests
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
+    return markdown_lines(head, body)
 
 
 def select(rows: Sequence[TableRow], names: Sequence[str]) -> tuple[TableRow, ...]:
@@ -272,14 +267,20 @@ def selected(known: Sequence[str], names: Sequence[str]) -> set[str]:
     return set(names or known)
 
 
-def table_options(description: str, *, out: str, seeds: int) -> argparse.ArgumentParser:
-    """The options that tables of methods share."""
-    parser = script_options(description, out=out, seeds=seeds)
+def grid_options(description: str, *, out: str, seeds: int, data: bool = True) -> argparse.ArgumentParser:
+    """The options that all tables of trained models share."""
+    parser = script_options(description, out=out, seeds=seeds, data=data)
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these rows (default: all)")
     jobs = os.cpu_count() or 1
     parser.add_argument("--jobs", type=int, default=jobs, help=f"cells at a time, a thread each (default: {jobs})")
-    parser.add_argument("--encoder", choices=sorted(ENCODERS), default="sentence", help="what embeds the item texts")
     parser.add_argument("--epochs", type=int, help="at most so many epochs a phase")
+    return parser
+
+
+def table_options(description: str, *, out: str, seeds: int) -> argparse.ArgumentParser:
+    """The options that tables of methods share."""
+    parser = grid_options(description, out=out, seeds=seeds)
+    parser.add_argument("--encoder", choices=sorted(ENCODERS), default="sentence", help="what embeds the item texts")
     return parser
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_rec.ctr.method import ClickMethodConfig
+from llm_rec.metrics.click_intervals import METRICS
 from llm_rec.processes import is_first, wait_for_all
 from llm_rec.recipes.click_presets import CLICK_METHODS, NEEDS_CODES, NEEDS_TEXT
 from llm_rec.recipes.click_runs import (
-    METRICS,
     ClickRunEvaluationConfig,
     ClickRunSettings,
     open_click_material,

@@ -1,7 +1,6 @@
 """The benchmark of click models: what it draws, what peers read, how it forms ratios; naive forms give our values."""
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,39 +17,30 @@ from llm_rec.data.log_encoding import encode_log
 from llm_rec.data.sources.frappe import FIELDS, FrappeConfig, frappe
 from llm_rec.experiment import Cell, CellResult, Record
 from llm_rec.metrics.classification import grouped_auc
+from tests.scripts.loading import load
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TINY = ["--rows", "60", "--fields", "3", "--dim", "4", "--cross-layers", "1", "--widths", "8", "--batch-size", "16"]
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def forms() -> ModuleType:
-    return load(SCRIPTS / "bench_ctr_forms.py")
+    return load("bench_ctr_forms")
 
 
 @pytest.fixture(scope="module")
 def training() -> ModuleType:
-    return load(SCRIPTS / "bench_ctr_training.py")
+    return load("bench_ctr_training")
 
 
 @pytest.fixture(scope="module")
 def bench(forms: ModuleType, training: ModuleType) -> ModuleType:
-    return load(SCRIPTS / "bench_ctr.py")
+    return load("bench_ctr")
 
 
 @pytest.fixture
 def common() -> Iterator[ModuleType]:
-    yield load(SCRIPTS / "peers" / "common.py")
+    yield load("peers/common")
     del sys.modules["common"]
 
 

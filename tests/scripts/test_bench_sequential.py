@@ -1,6 +1,5 @@
 """The benchmark of sequential training and ranking: what it feeds to whom, and how it forms ratios."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,28 +10,19 @@ import pandas as pd
 import pytest
 
 from llm_rec.experiment import Cell, CellResult, Record
+from tests.scripts.loading import load
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    return load(SCRIPTS / "bench_sequential.py")
+    return load("bench_sequential")
 
 
 @pytest.fixture(scope="module")
 def common() -> ModuleType:
-    return load(SCRIPTS / "peers" / "common.py")
+    return load("peers/common")
 
 
 @pytest.fixture

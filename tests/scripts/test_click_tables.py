@@ -1,6 +1,5 @@
 """Tables of click models, end to end on made-up logs: rows, choices by validation, figures, measures, resumption."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -20,18 +19,9 @@ from llm_rec.data.sources.census import CATEGORIES, NUMBERS
 from llm_rec.data.sources.frappe import FIELDS
 from llm_rec.errors import ConfigError, DataError
 from llm_rec.recipes.click_logs import click_log
+from tests.scripts.loading import load
 
 ROOT = Path(__file__).parents[2]
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

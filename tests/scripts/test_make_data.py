@@ -1,7 +1,6 @@
 """Folders from tiny copies of the public releases, in their exact formats."""
 
 import gzip
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,18 +12,14 @@ import pytest
 
 from llm_rec.data.sources.folder import FolderConfig, load_folder
 from llm_rec.errors import DataError
+from tests.scripts.loading import load
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_data.py"
 
 
 @pytest.fixture(scope="module")
 def make() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("make_data")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The table of semantic codes, end to end on a planted folder, and the identities it rests on."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ from llm_rec.recipes.material import CODES_FILE
 from llm_rec.recipes.semantic_tables import SemanticData, codes_path
 from semantic_ids.code_table import CodeTable
 from semantic_ids.quantizers import FitConfig, RQVAEConfig
+from tests.scripts.loading import load
 
-ROOT = Path(__file__).parents[2]
 SIZES = ["--codebook-size", "3", "--dim", "4"]
 # Topics are planted, so parallel books are near copies here, which `health` warns of.
 pytestmark = pytest.mark.filterwarnings("ignore::semantic_ids.health.RedundantBooksWarning")
@@ -29,31 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::semantic_ids.health.RedundantBo
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("moc_table", ROOT / "scripts" / "moc_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["moc_table"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 users who take items of one of three topics; the last two of 30 items occur only as test targets."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    events = []
-    for user in range(60):
-        items = rng.permutation(np.arange(user % 3, 28, 3))[:6].tolist()
-        if user < 6:
-            items[-1] = 28 + user % 2
-        events += [(f"u{user}", f"i{item}", order) for order, item in enumerate(items)]
-    pd.DataFrame(events, columns=["user_id", "item_id", "order"]).to_parquet(folder / "interactions.parquet")
-    topics = ["green tea", "dog food", "steel pan"]
-    titles = [f"{topics[item % 3]} number {item}" for item in range(30)]
-    pd.DataFrame({"item_id": [f"i{item}" for item in range(30)], "title": titles}).to_parquet(folder / "items.parquet")
-    return folder
+    return load("moc_table")
 
 
 def run(script: ModuleType, data: Path, out: Path, *options: str) -> int:

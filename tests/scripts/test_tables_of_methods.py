@@ -1,6 +1,5 @@
 """The tables of methods, end to end on a planted folder: rows, slices, files, resumption, several processes."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -8,26 +7,15 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.tables import TableRow, select
 from semantic_ids.quantizers import RQKMeansConfig
+from tests.scripts.loading import load
 
 ROOT = Path(__file__).parents[2]
-
-
-def load(name: str) -> ModuleType:
-    path = ROOT / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +26,6 @@ def pad_table() -> ModuleType:
 @pytest.fixture(scope="module")
 def sequential_table() -> ModuleType:
     return load("sequential_table")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 users over 30 items whose titles name one of three topics; the last two items occur only as test targets."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    events = []
-    for user in range(60):
-        items = rng.permutation(np.arange(user % 3, 28, 3))[:6].tolist()
-        if user < 6:
-            items[-1] = 28 + user % 2
-        events += [(f"u{user}", f"i{item}", order) for order, item in enumerate(items)]
-    pd.DataFrame(events, columns=["user_id", "item_id", "order"]).to_parquet(folder / "interactions.parquet")
-    topics = ["green tea", "dog food", "steel pan"]
-    titles = [f"{topics[item % 3]} number {item}" for item in range(30)]
-    pd.DataFrame({"item_id": [f"i{item}" for item in range(30)], "title": titles}).to_parquet(folder / "items.parquet")
-    return folder
 
 
 def run(script: ModuleType, data: Path, out: Path, *options: str) -> int:

@@ -1,0 +1,25 @@
+"""Small data that several scripts are run on."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 users over 30 items whose titles name one of three topics; the last two items occur only as test targets."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    events = []
+    for user in range(60):
+        items = rng.permutation(np.arange(user % 3, 28, 3))[:6].tolist()
+        if user < 6:
+            items[-1] = 28 + user % 2
+        events += [(f"u{user}", f"i{item}", order) for order, item in enumerate(items)]
+    pd.DataFrame(events, columns=["user_id", "item_id", "order"]).to_parquet(folder / "interactions.parquet")
+    topics = ["green tea", "dog food", "steel pan"]
+    titles = [f"{topics[item % 3]} number {item}" for item in range(30)]
+    pd.DataFrame({"item_id": [f"i{item}" for item in range(30)], "title": titles}).to_parquet(folder / "items.parquet")
+    return folder
