@@ -11,6 +11,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import llm_rec
 from llm_rec.errors import ConfigError, LlmRecError
+from llm_rec.processes import own_group
 
 VERBS = {
     "doctor": "what is installed here and what is missing",
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``llm-rec`` command. User errors end with exit code 2 and one readable message."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(words)
+        with own_group():
+            _dispatch(words)
     except LlmRecError as error:
         sys.stderr.write(f"llm-rec: {error}\n")
         raise SystemExit(2) from None

@@ -1,6 +1,7 @@
 """Several processes of one job, as a launcher (``accelerate launch``, ``torchrun``) starts them."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,28 @@ def wait_for_all() -> None:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+@contextmanager
+def own_group() -> Iterator[None]:
+    """Close the connections to other processes that the block opened: a process that ends with them open may abort.
+
+    Connections that were there before stay, and so do those of a block that fails, whose other end may wait for ever.
+    """
+    before = _connected()
+    yield
+    if _connected() and not before:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+
+
+def _connected() -> bool:
+    if "torch" not in sys.modules:
+        return False
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
 
 
 @contextmanager
