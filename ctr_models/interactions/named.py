@@ -1,6 +1,6 @@
 """Every preset by name, at its default size, for command lines and tables.
 
-A preset takes the schema: most ignore it, field-aware models size their vectors by it.
+Most are the same over any schema; field-aware models size their vectors by it.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,7 @@ def preset(name: str, schema: Schema) -> CTRModelConfig:
         close = get_close_matches(name, PRESETS, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PRESETS)}"
         raise ValueError(f"no preset is called {name!r}; {hint}")
-    return PRESETS[name](schema)
-
-
-def _sized(make: Callable[[], CTRModelConfig]) -> Preset:
-    """A preset that does not depend on the schema."""
-    return lambda schema: make()
+    return SIZED[name](schema) if name in SIZED else FIXED[name]()
 
 
 def _ffm(schema: Schema) -> CTRModelConfig:
@@ -44,50 +39,52 @@ def _gwpfm(schema: Schema) -> CTRModelConfig:
     return presets.gwpfm(tuple(range(len(schema.fields))))
 
 
-PRESETS: MappingProxyType[str, Preset] = MappingProxyType(
+FIXED: MappingProxyType[str, Callable[[], CTRModelConfig]] = MappingProxyType(
     {
-        "lr": _sized(presets.lr),
-        "fm": _sized(presets.fm),
-        "fwfm": _sized(presets.fwfm),
-        "fvfm": _sized(presets.fvfm),
-        "fmfm": _sized(presets.fmfm),
-        "ffm": _ffm,
-        "gwpfm": _gwpfm,
-        "hofm": _sized(presets.hofm),
-        "deepim": _sized(presets.deepim),
-        "nfm": _sized(presets.nfm),
-        "afm": _sized(module_presets.afm),
-        "ipnn": _sized(presets.ipnn),
-        "opnn": _sized(presets.opnn),
-        "fibinet": _sized(presets.fibinet),
-        "cin": _sized(presets.cin),
-        "xdeepfm": _sized(presets.xdeepfm),
-        "crossnet": _sized(presets.crossnet),
-        "dcn": _sized(presets.dcn),
-        "crossnet_v2": _sized(presets.crossnet_v2),
-        "dcn_v2": _sized(presets.dcn_v2),
-        "crossnet_mix": _sized(module_presets.crossnet_mix),
-        "dcn_mix": _sized(module_presets.dcn_mix),
-        "gdcn": _sized(presets.gdcn),
-        "edcn": _sized(module_presets.edcn),
-        "xdeepint": _sized(module_presets.xdeepint),
-        "autoint": _sized(module_presets.autoint),
-        "autoint_plus": _sized(module_presets.autoint_plus),
-        "eulernet": _sized(module_presets.eulernet),
-        "masknet": _sized(module_presets.masknet),
-        "masknet_parallel": _sized(module_presets.masknet_parallel),
-        "finalmlp": _sized(module_presets.finalmlp),
-        "finalnet": _sized(module_presets.finalnet),
-        "finalnet_product": _sized(presets.finalnet_product),
-        "dnn": _sized(presets.dnn),
-        "wide_deep": _sized(presets.wide_deep),
-        "deepfm": _sized(presets.deepfm),
-        "pfl": _sized(presets.pfl),
-        "multi_dnn": _sized(multi_embedding.multi_dnn),
-        "multi_dcn_v2": _sized(multi_embedding.multi_dcn_v2),
-        "multi_ipnn": _sized(multi_embedding.multi_ipnn),
-        "multi_nfwfm": _sized(multi_embedding.multi_nfwfm),
-        "multi_xdeepfm": _sized(multi_embedding.multi_xdeepfm),
-        "multi_finalmlp": _sized(multi_embedding.multi_finalmlp),
+        "lr": presets.lr,
+        "fm": presets.fm,
+        "fwfm": presets.fwfm,
+        "fvfm": presets.fvfm,
+        "fmfm": presets.fmfm,
+        "hofm": presets.hofm,
+        "deepim": presets.deepim,
+        "nfm": presets.nfm,
+        "afm": module_presets.afm,
+        "ipnn": presets.ipnn,
+        "opnn": presets.opnn,
+        "fibinet": presets.fibinet,
+        "cin": presets.cin,
+        "xdeepfm": presets.xdeepfm,
+        "crossnet": presets.crossnet,
+        "dcn": presets.dcn,
+        "crossnet_v2": presets.crossnet_v2,
+        "dcn_v2": presets.dcn_v2,
+        "crossnet_mix": module_presets.crossnet_mix,
+        "dcn_mix": module_presets.dcn_mix,
+        "gdcn": presets.gdcn,
+        "edcn": module_presets.edcn,
+        "xdeepint": module_presets.xdeepint,
+        "autoint": module_presets.autoint,
+        "autoint_plus": module_presets.autoint_plus,
+        "eulernet": module_presets.eulernet,
+        "masknet": module_presets.masknet,
+        "masknet_parallel": module_presets.masknet_parallel,
+        "finalmlp": module_presets.finalmlp,
+        "finalnet": module_presets.finalnet,
+        "finalnet_product": presets.finalnet_product,
+        "dnn": presets.dnn,
+        "wide_deep": presets.wide_deep,
+        "deepfm": presets.deepfm,
+        "pfl": presets.pfl,
+        "multi_dnn": multi_embedding.multi_dnn,
+        "multi_dcn_v2": multi_embedding.multi_dcn_v2,
+        "multi_ipnn": multi_embedding.multi_ipnn,
+        "multi_nfwfm": multi_embedding.multi_nfwfm,
+        "multi_xdeepfm": multi_embedding.multi_xdeepfm,
+        "multi_finalmlp": multi_embedding.multi_finalmlp,
     }
 )
+"""Presets that are the same over any schema."""
+SIZED: MappingProxyType[str, Preset] = MappingProxyType({"ffm": _ffm, "gwpfm": _gwpfm})
+"""Presets whose vectors are as wide as the schema has fields."""
+PRESETS = (*FIXED, *SIZED)
