@@ -65,11 +65,16 @@ Field: TypeAlias = Categorical | MultiValue | Numeric | Dense
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """The fields of a row in order, its labels (numbers in 0..1), and the column that groups rows (a user), if any."""
+    """The fields of a row in order, its labels (numbers in 0..1), and the column that groups rows (a user), if any.
+
+    `history` names the categorical fields that past events of the user have too, the one that tells events apart (the
+    item) first; empty when rows have no past. A field and its past share one vocabulary.
+    """
 
     fields: tuple[Field, ...]
     labels: tuple[str, ...] = ("label",)
     group: str | None = None
+    history: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [*(field.name for field in self.fields), *self.labels]
@@ -80,6 +85,7 @@ class Schema:
             raise ValueError("a schema needs at least one field")
         if not self.labels:
             raise ValueError("a schema needs at least one label")
+        self._check_history()
         for first in self.id_fields:
             for other in self.id_fields:
                 if first.table is not None and first.table == other.table and first.size != other.size:
@@ -87,6 +93,19 @@ class Schema:
                         f"fields {first.name!r} and {other.name!r} share table {first.table!r} but their sizes are "
                         f"{first.size} and {other.size}; give them one vocabulary"
                     )
+
+    def _check_history(self) -> None:
+        known = {field.name for field in self.fields if isinstance(field, Categorical)}
+        for place, name in enumerate(self.history):
+            if name not in known:
+                raise ValueError(f"history names {name!r}, which is no categorical field; there are {sorted(known)}")
+            if name in self.history[:place]:
+                raise ValueError(f"history names {name!r} twice")
+
+    @property
+    def history_columns(self) -> tuple[int, ...]:
+        """Where the candidate's ids of the `history` fields lie among the columns of `FeatureBatch.ids`."""
+        return tuple(self.id_columns[name].start for name in self.history)
 
     @cached_property
     def id_fields(self) -> tuple[IdField, ...]:
