@@ -16,7 +16,7 @@ from ctr_models.checks import check_at_least
 from ctr_models.interactions.aggregators import Aggregator
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import Schema
-from ctr_models.towers import AnyTowerConfig, build_tower, needs_one_output
+from ctr_models.towers import AnyTowerConfig, Tower, build_tower, needs_one_output, start_as_one_head
 
 
 @runtime_checkable
@@ -30,7 +30,8 @@ class LinearPart(Protocol):
 class CTRModelConfig:
     """`dim` is the width of a field's vector in each of `num_tables` sets; `linear` how features enter at first order:
     one `weight` each, or one `vector` each, multiplied by the field's vector of the interaction (FeLV of FwFM, which
-    doubles the tables).
+    doubles the tables). `joint_head` starts the linear heads of all towers as one map of their concatenated vectors
+    (DCN and its kin), where each by itself would start larger.
     """
 
     towers: tuple[AnyTowerConfig, ...] = ()
@@ -38,6 +39,7 @@ class CTRModelConfig:
     num_tables: int = 1
     linear: Literal["none", "weight", "vector"] = "none"
     num_outputs: int = 1
+    joint_head: bool = False
 
     def __post_init__(self) -> None:
         check_at_least("dim", self.dim, 1)
@@ -90,6 +92,10 @@ class CTRModel(nn.Module):
         self.towers = nn.ModuleList(
             build_tower(tower, config.num_tables, num_fields, config.dim, config.num_outputs) for tower in config.towers
         )
+        if config.joint_head:
+            start_as_one_head(
+                [tower.head for tower in self.towers if isinstance(tower, Tower) and tower.head is not None]
+            )
         self.bias = nn.Parameter(torch.zeros(config.num_outputs))
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "batch outputs"]:

@@ -7,6 +7,8 @@ Multi-embedding (arXiv 2310.04400, h = (1/M) sum_m I^(m)(e^(m)), y = F(h)) is mo
 each averaged over sets, meet in one bilinear form.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
@@ -144,6 +146,15 @@ def build_tower(config: AnyTowerConfig, num_tables: int, num_fields: int, dim: i
 def needs_one_output(config: AnyTowerConfig) -> bool:
     """Whether the tower's head can give but one logit."""
     return isinstance(config, TowerConfig) and config.head == "sum"
+
+
+@torch.no_grad()
+def start_as_one_head(heads: Sequence[TableLinear]) -> None:
+    """Scale the Xavier starts of `heads`, in place, to that of one map of all their inputs."""
+    inputs = sum(head.weight.shape[1] for head in heads)
+    for head in heads:
+        own, outputs = head.weight.shape[1:]
+        head.weight.mul_(math.sqrt((own + outputs) / (inputs + outputs)))
 
 
 def as_one_set(fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "1 rows fields dim"]:

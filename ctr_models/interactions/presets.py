@@ -294,8 +294,8 @@ def _stacked(
 
 
 def crosses(network: InteractionConfig, dim: int, hidden: MLPConfig | None, structure: Structure) -> CTRModelConfig:
-    """Layers of crosses before (`stacked`), beside (`parallel`) or without an MLP, and a linear head."""
+    """Layers of crosses before (`stacked`), beside (`parallel`) or without an MLP, and one linear head."""
     stacked = structure == "stacked"
     cross = TowerConfig(interactions=(network,), hidden=hidden if stacked else None)
     deep = (TowerConfig(interactions=(FlattenConfig(),), hidden=hidden),) if structure == "parallel" else ()
-    return CTRModelConfig(towers=(cross, *deep), dim=dim)
+    return CTRModelConfig(towers=(cross, *deep), dim=dim, joint_head=bool(deep))

@@ -22,6 +22,23 @@ def test_concatenation_then_one_linear_map_is_the_sum_of_towers() -> None:
     torch.testing.assert_close(model(batch), outputs @ weight + model.bias)
 
 
+def test_parallel_crosses_start_with_the_head_of_the_concatenation() -> None:
+    """DCN's head is one Xavier map of [cross; deep]; two maps with a start of their own each would be larger."""
+    deep = MLPConfig(widths=(300,))
+    config = presets.dcn_v2(dim=100, num_layers=1, hidden=deep)
+    torch.manual_seed(0)
+    heads = [tower.head.weight for tower in CTRModel(config, TinySource(1, 100)).towers]
+    assert [head.shape[1] for head in heads] == [400, 300]
+    joint = (2 / (400 + 300 + 1)) ** 0.5
+    for head in heads:
+        torch.testing.assert_close(head.std(), torch.tensor(joint), rtol=0.15, atol=0)
+    torch.manual_seed(0)
+    own = dataclasses.replace(config, joint_head=False)
+    alone = [tower.head.weight for tower in CTRModel(own, TinySource(1, 100)).towers]
+    torch.testing.assert_close(heads[0], alone[0] * (401 / 701) ** 0.5)
+    torch.testing.assert_close(heads[1], alone[1] * (301 / 701) ** 0.5)
+
+
 def test_interactions_of_a_tower_lie_side_by_side() -> None:
     pair = (FlattenConfig(), presets.fm(dim=3).towers[0].interactions[0])
     model = tiny_model(CTRModelConfig(towers=(TowerConfig(interactions=pair),), dim=3))
