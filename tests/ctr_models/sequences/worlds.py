@@ -1,4 +1,4 @@
-"""Small batches of histories: lengths 7, 0, 3, 1 and 5 of 7 columns, vectors from tables of ids, so equal ids are equal."""
+"""Small batches of histories: lengths 7, 0, 3, 1 and 5 of 7 columns, with vectors from tables of ids."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ ITEMS, CATEGORIES = 9, 5
 
 
 def sequence(seed=0, tables=TABLES, dtype=torch.float64, gradient=False, attention_width=None):
-    """Item, category and position (concatenated) of every event; columns of padding hold the position's vector alone."""
+    """Item, category and position, concatenated; columns of padding hold the position's vector alone."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
