@@ -63,7 +63,7 @@ class HSTULayer(nn.Module):
 
     def projections(self, vectors: Float[Tensor, "tables batch length width"]) -> Projections:
         """All four maps are one product."""
-        sizes = (self.values, self.values, self.queries, self.queries)
+        sizes = [self.values, self.values, self.queries, self.queries]
         parts = torch.split(nn.functional.silu(self.project(self.input_norm(vectors))), sizes, -1)
         return Projections(*(torch.unflatten(part, -1, (self.config.num_heads, -1)) for part in parts))
 
