@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from ctr_models.sequences.hamming import binary_numbers
+
 
 class BucketTable(NamedTuple):
     """Sums and counts of a user's events in every bucket of every group; its size does not depend on the history."""
@@ -32,8 +34,7 @@ def bucket_ids(signs: Bool[Tensor, "tables *shape bits"], group_size: int) -> In
     >>> bucket_ids(torch.tensor([[True, False, True, True]]), 2)
     tensor([[1, 3]])
     """
-    grouped: Tensor = torch.unflatten(signs, -1, (-1, group_size))
-    return (grouped.long() << torch.arange(group_size, device=signs.device)).sum(-1)
+    return binary_numbers(signs, group_size, signs.shape[-1] // group_size).long()
 
 
 def build_table(

@@ -1,7 +1,7 @@
 """Hierarchical clusters of histories, batched and without chance: level by level, clusters above a size split in two.
 
 TWIN-V2 clusters histories hierarchically; how is not established here, so all of this is our choice. Two-means of each
-cluster starts from the event farthest from its mean and the event farthest from that one.
+cluster starts from its newest event and the event farthest from that one.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ctr_models.sequences.found import sortable
+from ctr_models.sequences.found import sortable, take_events
 
 
 class Clusters(NamedTuple):
@@ -37,9 +37,9 @@ def hierarchical_clusters(
     mask = mask.expand(vectors.shape[:3])
     clusters = torch.zeros_like(mask, dtype=torch.long)
     for level in range(num_levels if events.shape[2] else 0):
-        large = _members(clusters, mask, 1 << level).sum(-1).gt(max_size).gather(2, clusters)
-        right = _split(vectors, mask, clusters, 1 << level, iterations) & large & mask
-        clusters = 2 * clusters + right.long()
+        sizes = clusters.new_zeros(*clusters.shape[:2], 1 << level).scatter_add(2, clusters, mask.long())
+        right = _split(vectors, mask, clusters, 1 << level, iterations)
+        clusters = 2 * clusters + (right & mask & sizes.gather(2, clusters).gt(max_size)).long()
     return clusters
 
 
@@ -65,33 +65,34 @@ def _split(
     vectors: Tensor, mask: Tensor, clusters: Tensor, count: int, iterations: int
 ) -> Bool[Tensor, "tables batch length"]:
     """Whether each event goes to the second half of its cluster."""
-    means = cluster_means(vectors, mask, clusters, count).vectors
-    left = _farthest(vectors, mask, clusters, means)
-    right = _farthest(vectors, mask, clusters, left)
+    columns = torch.arange(vectors.shape[2], device=vectors.device)
+    left = take_events(vectors, _largest(columns.expand_as(clusters), mask, clusters, count))
+    keys = (sortable(_distances(vectors, clusters, left)).long() << 32) + columns
+    right = take_events(vectors, _largest(keys, mask, clusters, count) & 0xFFFFFFFF)
     side = _nearer_right(vectors, clusters, left, right)
     for _ in range(iterations):
         halves = cluster_means(vectors, mask, 2 * clusters + side.long(), 2 * count).vectors
-        left, right = halves[:, :, 0::2], halves[:, :, 1::2]
-        side = _nearer_right(vectors, clusters, left, right)
+        side = _nearer_right(vectors, clusters, halves[:, :, 0::2], halves[:, :, 1::2])
     return side
 
 
-def _farthest(vectors: Tensor, mask: Tensor, clusters: Tensor, centres: Tensor) -> Tensor:
-    """The member of each cluster farthest from its centre, the newest among equals; any event for no members."""
-    keys = sortable(_distances(vectors, clusters, centres)).long() << 32
-    keys = (keys + torch.arange(vectors.shape[2], device=vectors.device)).masked_fill(~mask, -1)
-    best = keys.new_zeros(centres.shape[:3]).scatter_reduce(2, clusters, keys, "amax")
-    return _rows(vectors, best & 0xFFFFFFFF)
-
-
-def _nearer_right(vectors: Tensor, clusters: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    return _distances(vectors, clusters, right) < _distances(vectors, clusters, left)
+def _largest(keys: Tensor, mask: Tensor, clusters: Tensor, count: int) -> Int64[Tensor, "tables batch clusters"]:
+    """The largest key, not negative, of each cluster's events; 0 for a cluster without."""
+    empty = keys.new_zeros(*clusters.shape[:2], count)
+    return empty.scatter_reduce(2, clusters, keys.masked_fill(~mask, 0), "amax")
 
 
 def _distances(vectors: Tensor, clusters: Tensor, centres: Tensor) -> Float[Tensor, "tables batch length"]:
-    """Squared distances of events to the centres of their clusters."""
-    return (vectors - _rows(centres, clusters)).square().sum(-1)
+    """Squared distances of events to the centres of their clusters, |x|^2 - 2 <x, c> + |c|^2: one product."""
+    products = (vectors @ centres.transpose(2, 3)).gather(3, clusters.unsqueeze(3)).squeeze(3)
+    squares = centres.square().sum(-1).gather(2, clusters)
+    return (vectors.square().sum(-1) - 2 * products + squares).clamp(min=0)
 
 
-def _rows(values: Tensor, indices: Tensor) -> Tensor:
-    return values.gather(2, indices.unsqueeze(-1).expand(-1, -1, -1, values.shape[-1]))
+def _nearer_right(
+    vectors: Tensor, clusters: Tensor, left: Tensor, right: Tensor
+) -> Bool[Tensor, "tables batch length"]:
+    """<x, r - l> > (|r|^2 - |l|^2) / 2."""
+    products = (vectors @ (right - left).transpose(2, 3)).gather(3, clusters.unsqueeze(3)).squeeze(3)
+    middles = (right.square().sum(-1) - left.square().sum(-1)) / 2
+    return products > middles.gather(2, clusters)

@@ -52,8 +52,8 @@ def sortable(scores: Float[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
 
 def _best(ranks: Int32[Tensor, "tables batch length"], mask: Bool[Tensor, "*tables batch length"], top_k: int) -> Found:
     length = ranks.shape[-1]
-    keys = (ranks.long() << 32) + torch.arange(length, device=ranks.device)
-    keys = keys.masked_fill(~mask, torch.iinfo(torch.int64).min)
+    keys = ranks.long().bitwise_left_shift_(32).add_(torch.arange(length, device=ranks.device))
+    keys.masked_fill_(~mask, torch.iinfo(torch.int64).min)
     indices = keys.topk(min(top_k, length)).indices
     return Found(indices, mask.expand(ranks.shape).gather(2, indices))
 

@@ -49,10 +49,19 @@ def pack_bits(signs: Bool[Tensor, "*shape bits"]) -> Int32[Tensor, "*shape words
     >>> pack_bits(torch.tensor([True, False, True]))
     tensor([5], dtype=torch.int32)
     """
-    padded = nn.functional.pad(signs, (0, -signs.shape[-1] % WORD))
-    values = torch.tensor([*(1 << bit for bit in range(WORD - 1)), -(1 << (WORD - 1))], dtype=torch.int32)
-    words: Tensor = torch.unflatten(padded, -1, (-1, WORD)) * values.to(signs.device)
-    return words.sum(-1, dtype=torch.int32)
+    halves = binary_numbers(signs, WORD // 2, 2 * -(-signs.shape[-1] // WORD)).to(torch.int32)
+    low, high = torch.unflatten(halves, -1, (-1, 2)).unbind(-1)
+    return low + (high - ((high >> 15) << 16)) * (1 << 16)  # the highest bit is the sign
+
+
+def binary_numbers(signs: Bool[Tensor, "*shape bits"], digits: int, count: int) -> Float[Tensor, "*shape {count}"]:
+    """`count` numbers of `digits` bits each, the first bit lowest; bits that are missing are 0. One product, exact in
+    float32 up to 24 digits: sums over so few columns are slow.
+    """
+    places = torch.arange(signs.shape[-1], device=signs.device)
+    values = torch.zeros(signs.shape[-1], count, device=signs.device)
+    values[places, places // digits] = torch.exp2((places % digits).float())
+    return signs.float() @ values
 
 
 def popcount(words: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:

@@ -12,6 +12,9 @@ from ctr_models.layers import TableLayerNorm, TableLinear
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 
 
+BLOCK = 64  # queries that are scored together
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HSTUConfig:
     """`query_dim` and `value_dim` are a head's. `max_length` divides attention: a number of the model, not of the
@@ -62,14 +65,13 @@ class HSTULayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def projections(self, vectors: Float[Tensor, "tables batch length width"]) -> Projections:
-        """All four maps are one product."""
+        """All four maps are one product. Queries and values come divided by sqrt(query_dim) and by max_length: so
+        little is to be divided, and so much is to be scored.
+        """
         sizes = [self.values, self.values, self.queries, self.queries]
         parts = torch.split(nn.functional.silu(self.project(self.input_norm(vectors))), sizes, -1)
-        return Projections(*(torch.unflatten(part, -1, (self.config.num_heads, -1)) for part in parts))
-
-    def weights(self, scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """SiLU(scores / sqrt(query_dim)) / max_length."""
-        return nn.functional.silu(scores * self.config.query_dim**-0.5) / self.config.max_length
+        gate, value, query, key = (torch.unflatten(part, -1, (self.config.num_heads, -1)) for part in parts)
+        return Projections(gate, value / self.config.max_length, query * self.config.query_dim**-0.5, key)
 
     def finish(
         self,
@@ -120,9 +122,7 @@ class HSTU(nn.Module):
             gate, value, query, key = layer.projections(vectors)
             cache.append(CachedLayer(key * real, value * real))
             if number < len(self.layers) - 1:
-                scores = torch.einsum("tbqhd,tbkhd->tbhqk", query, cache[-1].key)
-                mixed = torch.einsum("tbhqk,tbkhd->tbqhd", layer.weights(scores).tril(), cache[-1].value)
-                vectors = layer.finish(vectors, mixed, gate)
+                vectors = layer.finish(vectors, causal_attention(query, *cache[-1]), gate)
         return tuple(cache)
 
     def score(
@@ -132,13 +132,28 @@ class HSTU(nn.Module):
         for layer, (keys, values) in zip(self._stack(), cache, strict=True):
             gate, value, query, key = layer.projections(candidates)
             scores = torch.einsum("tbqhd,tbkhd->tbhqk", query, keys)
-            mixed = torch.einsum("tbhqk,tbkhd->tbqhd", layer.weights(scores), values)
-            own = layer.weights((query * key).sum(-1, keepdim=True)) * value
+            mixed = torch.einsum("tbhqk,tbkhd->tbqhd", nn.functional.silu(scores), values)
+            own = nn.functional.silu((query * key).sum(-1, keepdim=True)) * value
             candidates = layer.finish(candidates, mixed + own, gate)
         return candidates
 
     def _stack(self) -> list[HSTULayer]:
         return [layer for layer in self.layers if isinstance(layer, HSTULayer)]
+
+
+def causal_attention(
+    query: Float[Tensor, "tables users length heads query_dim"],
+    key: Float[Tensor, "tables users length heads query_dim"],
+    value: Float[Tensor, "tables users length heads value_dim"],
+) -> Float[Tensor, "tables users length heads value_dim"]:
+    """sum_(j <= i) SiLU(<q_i, k_j>) v_j, by blocks of queries that do not score what lies after the block."""
+    length, mixed = query.shape[2], []
+    for start in range(0, max(length, 1), BLOCK):
+        seen = slice(0, min(start + BLOCK, length))
+        scores = torch.einsum("tbqhd,tbkhd->tbhqk", query[:, :, start : start + BLOCK], key[:, :, seen])
+        weights = nn.functional.silu(scores).tril(start)
+        mixed.append(torch.einsum("tbhqk,tbkhd->tbqhd", weights, value[:, :, seen]))
+    return torch.cat(mixed, 2)
 
 
 def causal_attention_flops(length: int, *, num_heads: int, query_dim: int, value_dim: int) -> int:

@@ -13,6 +13,7 @@ from ctr_models.sequences.hamming import SimHash
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 
 Pooling = Literal["mean", "unit"]
+MOST_DIGITS = 16  # of a bucket's number: 65,536 buckets a group
 EPSILON = 1e-6  # shortest sum that becomes a unit vector; a shorter one keeps its direction
 
 
@@ -35,6 +36,8 @@ class SDIMConfig:
         check_at_least("bits", self.bits, 1)
         check_at_least("group_size", self.group_size, 1)
         check_divides("group_size", self.group_size, "bits", self.bits)
+        if self.group_size > MOST_DIGITS:
+            raise ValueError(f"group_size must be at most {MOST_DIGITS}, got {self.group_size}")
         check_at_least("hash_parts", 1 if self.hash_parts is None else self.hash_parts, 1)
 
 

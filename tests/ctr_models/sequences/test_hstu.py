@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from ctr_models.sequences.hstu import HSTU, HSTUConfig, causal_attention_flops
+from ctr_models.sequences.hstu import BLOCK, HSTU, HSTUConfig, causal_attention, causal_attention_flops
 from tests.ctr_models.sequences.test_bst import normalised
 from tests.ctr_models.sequences.worlds import LENGTHS, TABLES, WIDTH, agree, build, rows, sequence
 
@@ -100,6 +100,21 @@ def test_events_see_no_later_event():
         for new, old in zip(one, other, strict=True):
             torch.testing.assert_close(new[:, :, :-1], old[:, :, :-1])
             assert not torch.allclose(new[:, :, -1], old[:, :, -1])
+
+
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+def test_blocks_of_queries_equal_one_masked_product(length):
+    torch.manual_seed(0)
+    shapes = ((1, 2, length, 2, 3), (1, 2, length, 2, 3), (1, 2, length, 2, 4))
+    query, key, value = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    scores = torch.einsum("tbqhd,tbkhd->tbhqk", query, key)
+    causal = torch.arange(length)[:, None] >= torch.arange(length)
+    expected = torch.einsum("tbhqk,tbkhd->tbqhd", silu(scores) * causal, value)
+    found = causal_attention(query, key, value)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    found_gradients = torch.autograd.grad((found * weights).sum(), (query, key, value))
+    torch.testing.assert_close(found_gradients, torch.autograd.grad((expected * weights).sum(), (query, key, value)))
 
 
 def test_flops_of_causal_attention():

@@ -84,6 +84,7 @@ def test_an_event_like_the_candidate_collides_in_every_group():
         ({"bits": 0}, "bits must be at least 1, got 0"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"bits": 10}, "bits 10 cannot be shared by group_size 3; choose a divisor"),
+        ({"bits": 34, "group_size": 17}, "group_size must be at most 16, got 17"),
         ({"hash_parts": 0}, "hash_parts must be at least 1, got 0"),
     ],
 )

@@ -18,17 +18,13 @@ TWIN_OF = TWINConfig(top_k=2, attention=HEADS)
 
 
 def split_in_two(members, iterations):
-    """Two-means of a list of vectors, from the one farthest from the mean and the one farthest from that."""
-
-    def farthest(centre):
-        places = range(len(members))
-        return members[max(places, key=lambda place: (float((members[place] - centre).square().sum()), place))]
+    """Two-means of a list of vectors, from the last one and the one farthest from it."""
 
     def side_of(left, right):
         return [bool((m - right).square().sum() < (m - left).square().sum()) for m in members]
 
-    left = farthest(sum(members) / len(members))
-    side = side_of(left, farthest(left))
+    left = members[-1]
+    side = side_of(left, max(members, key=lambda member: float((member - left).square().sum())))
     for _ in range(iterations):
         halves = [[m for m, right in zip(members, side, strict=True) if right == want] for want in (False, True)]
         side = side_of(*(sum(half) / len(half) if half else torch.zeros_like(members[0]) for half in halves))
