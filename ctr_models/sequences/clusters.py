@@ -10,7 +10,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ctr_models.sequences.found import sortable, take_events
+from ctr_models.sequences.found import sortable, take_events, without_autocast
+
+
+class _History(NamedTuple):
+    """Events with the squares of their lengths, and which columns are events."""
+
+    vectors: Float[Tensor, "tables batch length width"]
+    squares: Float[Tensor, "tables batch length"]
+    mask: Bool[Tensor, "tables batch length"]
 
 
 class Clusters(NamedTuple):
@@ -31,15 +39,16 @@ def hierarchical_clusters(
 ) -> Int64[Tensor, "tables batch length"]:
     """The cluster of each event, of 2^num_levels numbers not all of which are used; padding says 0 and means nothing.
 
-    A cluster of at most `max_size` events stays whole, and so does one of equal events.
+    A cluster of at most `max_size` events stays whole, and so does one of equal events. All is in float32.
     """
     vectors = events.float()
-    mask = mask.expand(vectors.shape[:3])
-    clusters = torch.zeros_like(mask, dtype=torch.long)
-    for level in range(num_levels if events.shape[2] else 0):
-        sizes = clusters.new_zeros(*clusters.shape[:2], 1 << level).scatter_add(2, clusters, mask.long())
-        right = _split(vectors, mask, clusters, 1 << level, iterations)
-        clusters = 2 * clusters + (right & mask & sizes.gather(2, clusters).gt(max_size)).long()
+    history = _History(vectors, vectors.square().sum(-1), mask.expand(vectors.shape[:3]))
+    clusters = torch.zeros_like(history.mask, dtype=torch.long)
+    with without_autocast(events.device):
+        for level in range(num_levels if events.shape[2] else 0):
+            sizes = clusters.new_zeros(*clusters.shape[:2], 1 << level).scatter_add(2, clusters, history.mask.long())
+            right = _split(history, clusters, 1 << level, iterations)
+            clusters = 2 * clusters + (right & history.mask & sizes.gather(2, clusters).gt(max_size)).long()
     return clusters
 
 
@@ -52,8 +61,8 @@ def cluster_means(
     """Means, through which a gradient flows, as a product with 0 and 1 (no atomic additions: runs repeat)."""
     members = _members(clusters, mask.expand(clusters.shape), num_clusters)
     sizes = members.sum(-1)
-    weights = members / sizes.clamp(min=1.0).unsqueeze(-1)
-    return Clusters(weights.to(events.dtype) @ events, sizes)
+    sums = members.to(events.dtype) @ events
+    return Clusters(sums / sizes.clamp(min=1.0).unsqueeze(-1).to(sums.dtype), sizes)
 
 
 def _members(clusters: Tensor, mask: Tensor, count: int) -> Float[Tensor, "tables batch clusters length"]:
@@ -61,13 +70,12 @@ def _members(clusters: Tensor, mask: Tensor, count: int) -> Float[Tensor, "table
     return (clusters.unsqueeze(2).eq(numbers.unsqueeze(-1)) & mask.unsqueeze(2)).float()
 
 
-def _split(
-    vectors: Tensor, mask: Tensor, clusters: Tensor, count: int, iterations: int
-) -> Bool[Tensor, "tables batch length"]:
+def _split(history: _History, clusters: Tensor, count: int, iterations: int) -> Bool[Tensor, "tables batch length"]:
     """Whether each event goes to the second half of its cluster."""
+    vectors, mask = history.vectors, history.mask
     columns = torch.arange(vectors.shape[2], device=vectors.device)
     left = take_events(vectors, _largest(columns.expand_as(clusters), mask, clusters, count))
-    keys = (sortable(_distances(vectors, clusters, left)).long() << 32) + columns
+    keys = (sortable(_distances(history, clusters, left)).long() << 32) + columns
     right = take_events(vectors, _largest(keys, mask, clusters, count) & 0xFFFFFFFF)
     side = _nearer_right(vectors, clusters, left, right)
     for _ in range(iterations):
@@ -82,17 +90,20 @@ def _largest(keys: Tensor, mask: Tensor, clusters: Tensor, count: int) -> Int64[
     return empty.scatter_reduce(2, clusters, keys.masked_fill(~mask, 0), "amax")
 
 
-def _distances(vectors: Tensor, clusters: Tensor, centres: Tensor) -> Float[Tensor, "tables batch length"]:
-    """Squared distances of events to the centres of their clusters, |x|^2 - 2 <x, c> + |c|^2: one product."""
-    products = (vectors @ centres.transpose(2, 3)).gather(3, clusters.unsqueeze(3)).squeeze(3)
-    squares = centres.square().sum(-1).gather(2, clusters)
-    return (vectors.square().sum(-1) - 2 * products + squares).clamp(min=0)
+def _distances(history: _History, clusters: Tensor, centres: Tensor) -> Float[Tensor, "tables batch length"]:
+    """Squared distances of events to the centres of their clusters, |x|^2 - 2 <x, c> + |c|^2."""
+    products = _own(history.vectors, clusters, centres)
+    return (history.squares - 2 * products + centres.square().sum(-1).gather(2, clusters)).clamp(min=0)
 
 
 def _nearer_right(
     vectors: Tensor, clusters: Tensor, left: Tensor, right: Tensor
 ) -> Bool[Tensor, "tables batch length"]:
     """<x, r - l> > (|r|^2 - |l|^2) / 2."""
-    products = (vectors @ (right - left).transpose(2, 3)).gather(3, clusters.unsqueeze(3)).squeeze(3)
     middles = (right.square().sum(-1) - left.square().sum(-1)) / 2
-    return products > middles.gather(2, clusters)
+    return _own(vectors, clusters, right - left) > middles.gather(2, clusters)
+
+
+def _own(vectors: Tensor, clusters: Tensor, centres: Tensor) -> Float[Tensor, "tables batch length"]:
+    """<x, c> of every event and its cluster's vector, out of the products with all of them: no vector is gathered."""
+    return (vectors @ centres.transpose(2, 3)).gather(3, clusters.unsqueeze(3)).squeeze(3)

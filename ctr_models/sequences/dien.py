@@ -50,7 +50,7 @@ class GatedScan(nn.Module):
             kept = torch.bmm(state, self.recurrent)
             update, reset = (given[..., : 2 * width] + kept[..., : 2 * width]).sigmoid().chunk(2, -1)
             new = (given[..., 2 * width :] + reset * kept[..., 2 * width :]).tanh()
-            state = torch.lerp(state, new, share * update)
+            state = state + share * update * (new - state)
             states.append(state)
         return torch.stack(states, 2) if states else torch.zeros_like(inputs)
 

@@ -58,6 +58,11 @@ def _best(ranks: Int32[Tensor, "tables batch length"], mask: Bool[Tensor, "*tabl
     return Found(indices, mask.expand(ranks.shape).gather(2, indices))
 
 
+def without_autocast(device: torch.device) -> torch.autocast:
+    """Codes and clusters are the same in training and serving only if no context rounds their products."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def take_events(
     values: Float[Tensor, "tables batch length width"], indices: Int64[Tensor, "#tables batch found"]
 ) -> Float[Tensor, "tables batch found width"]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int32
 from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least
-from ctr_models.sequences.found import Found, nearest_events
+from ctr_models.sequences.found import Found, nearest_events, without_autocast
 
 WORD = 32
 
@@ -34,8 +34,9 @@ class SimHash(nn.Module):
 
     @torch.no_grad()
     def signs(self, vectors: Float[Tensor, "tables *shape width"]) -> Bool[Tensor, "tables *shape bits"]:
-        """[<x, r_j> > 0], in float32 whatever the vectors are."""
-        signs = torch.bmm(vectors.float().flatten(1, -2), self.planes.float()).gt(0)
+        """[<x, r_j> > 0], in float32 whatever the vectors and the context are."""
+        with without_autocast(vectors.device):
+            signs = torch.bmm(vectors.float().flatten(1, -2), self.planes.float()).gt(0)
         return torch.unflatten(signs, 1, vectors.shape[1:-1])
 
     def codes(self, vectors: Float[Tensor, "tables *shape width"]) -> Int32[Tensor, "tables *shape words"]:
@@ -61,7 +62,8 @@ def binary_numbers(signs: Bool[Tensor, "*shape bits"], digits: int, count: int) 
     places = torch.arange(signs.shape[-1], device=signs.device)
     values = torch.zeros(signs.shape[-1], count, device=signs.device)
     values[places, places // digits] = torch.exp2((places % digits).float())
-    return signs.float() @ values
+    with without_autocast(signs.device):
+        return signs.float() @ values
 
 
 def popcount(words: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:

@@ -11,7 +11,6 @@ from ctr_models.checks import check_at_least, check_fraction
 from ctr_models.layers import TableLayerNorm, TableLinear
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 
-
 BLOCK = 64  # queries that are scored together
 
 

@@ -67,6 +67,13 @@ def test_codes_do_not_change_with_the_precision_of_the_module():
     assert torch.equal(hashing.double().codes(vectors.double()), exact)
 
 
+def test_autocast_changes_no_code():
+    vectors, hashing = torch.randn(1, 500, 6), SimHash(1, 6, 48)
+    exact = hashing.codes(vectors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(hashing.codes(vectors), exact)
+
+
 def test_the_share_of_differing_bits_is_the_angle_over_pi():
     torch.manual_seed(0)
     hashing = SimHash(1, 2, 4096)
