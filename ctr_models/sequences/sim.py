@@ -59,6 +59,11 @@ class SIMConfig:
     def __post_init__(self) -> None:
         check_at_least("top_k", self.top_k, 1)
 
+    @property
+    def auxiliary(self) -> bool:
+        """Whether the search is trained by a second head."""
+        return isinstance(self.search, SoftSearchConfig)
+
 
 class SoftSearch(nn.Module):
     """s_i = <W_a target, W_b e_i> / sqrt(search_dim), or <a_target, a_i> / sqrt(their width) with attention tables.
@@ -124,7 +129,7 @@ class SIM(nn.Module):
         self.attention = LongShortAttention(config.attention, num_tables, parts * dim)
         self.num_outputs = self.attention.num_outputs
         products = 2 if config.attention.target_product else 1
-        self.num_auxiliary = 0 if self.soft is None else products
+        self.num_auxiliary = products if config.auxiliary else 0
 
     def forward(self, sequence: SequenceInput) -> SequenceOutput:
         if self.soft is None:

@@ -14,7 +14,7 @@ from ctr_models.sequences.sdim import SDIM, SDIMConfig
 from ctr_models.sequences.sim import SIM, HardSearchConfig, SIMConfig, SoftSearchConfig
 from ctr_models.sequences.twin import TWIN, TWINConfig
 from ctr_models.sequences.twin_v2 import TWINV2, TWINV2Config
-from tests.ctr_models.sequences.worlds import LENGTHS, TABLES, WIDTH, build, one_number, padded, rows, sequence
+from tests.ctr_models.sequences.histories import LENGTHS, TABLES, WIDTH, build, one_number, padded, rows, sequence
 
 HEADS = MultiHeadConfig(num_heads=2, attention_dim=6)
 ALL = MultiHeadConfig(num_heads=3, attention_dim=6, short_length=2, target_product=True)

@@ -5,7 +5,7 @@ import torch
 
 from ctr_models.sequences.bst import BST, BSTConfig
 from tests.ctr_models.sequences import textbook
-from tests.ctr_models.sequences.worlds import WIDTH, agree, build, sequence
+from tests.ctr_models.sequences.histories import WIDTH, agree, build, sequence
 
 CONFIGS = [
     BSTConfig(num_heads=2, attention_dim=6, hidden_dim=5),

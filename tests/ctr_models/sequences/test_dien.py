@@ -5,7 +5,7 @@ import torch
 
 from ctr_models.sequences.dien import DIEN, DIENConfig, GatedScan
 from tests.ctr_models.sequences import textbook
-from tests.ctr_models.sequences.worlds import TABLES, WIDTH, agree, build, rows, sequence
+from tests.ctr_models.sequences.histories import TABLES, WIDTH, agree, build, rows, sequence
 
 
 def gru_states(scan, table, inputs, strengths):

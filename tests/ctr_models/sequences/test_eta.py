@@ -8,7 +8,7 @@ import torch
 from ctr_models.sequences.eta import ETA, ETAConfig
 from ctr_models.sequences.multi_head import MultiHeadConfig
 from tests.ctr_models.sequences import textbook
-from tests.ctr_models.sequences.worlds import DIM, PARTS, WIDTH, agree, build, sequence
+from tests.ctr_models.sequences.histories import DIM, PARTS, WIDTH, agree, build, sequence
 
 HEADS = MultiHeadConfig(num_heads=2, attention_dim=6)
 CONFIGS = [

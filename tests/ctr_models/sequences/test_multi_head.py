@@ -6,7 +6,7 @@ import torch
 from ctr_models.sequences.multi_head import LongShortAttention, MultiHeadAttention, MultiHeadConfig
 from ctr_models.sequences.protocols import SequenceOutput
 from tests.ctr_models.sequences import textbook
-from tests.ctr_models.sequences.worlds import LENGTH, WIDTH, agree, sequence
+from tests.ctr_models.sequences.histories import LENGTH, WIDTH, agree, sequence
 
 
 class Whole(torch.nn.Module):

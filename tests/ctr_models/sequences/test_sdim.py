@@ -5,7 +5,7 @@ import torch
 
 from ctr_models.sequences.buckets import bucket_ids, build_table
 from ctr_models.sequences.sdim import SDIM, SDIMConfig
-from tests.ctr_models.sequences.worlds import DIM, LENGTHS, PARTS, TABLES, WIDTH, agree, build, rows, sequence
+from tests.ctr_models.sequences.histories import DIM, LENGTHS, PARTS, TABLES, WIDTH, agree, build, rows, sequence
 
 CONFIGS = [
     SDIMConfig(bits=12, group_size=3),

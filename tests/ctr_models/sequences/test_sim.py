@@ -9,7 +9,7 @@ from ctr_models.sequences.hard import hard_search
 from ctr_models.sequences.multi_head import MultiHeadConfig
 from ctr_models.sequences.sim import SIM, HardSearchConfig, SIMConfig, SoftSearchConfig
 from tests.ctr_models.sequences import textbook
-from tests.ctr_models.sequences.worlds import DIM, PARTS, agree, build, sequence
+from tests.ctr_models.sequences.histories import DIM, PARTS, agree, build, sequence
 
 HEADS = MultiHeadConfig(num_heads=2, attention_dim=6)
 BOTH = dataclasses.replace(HEADS, short_length=2, target_product=True)
