@@ -74,10 +74,10 @@ def popcount(words: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
     """
     counts = words & 0x11111111
     for shift in (1, 2, 3):
-        counts = counts + ((words >> shift) & 0x11111111)
-    counts = (counts + (counts >> 4)) & 0x0F0F0F0F
-    counts = counts + (counts >> 8)
-    return (counts + (counts >> 16)) & 0x3F
+        counts += (words >> shift).bitwise_and_(0x11111111)
+    counts = (counts >> 4).add_(counts).bitwise_and_(0x0F0F0F0F)
+    counts += counts >> 8
+    return (counts >> 16).add_(counts).bitwise_and_(0x3F)
 
 
 def hamming_distance(

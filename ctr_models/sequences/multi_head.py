@@ -64,6 +64,22 @@ class MultiHeadAttention(nn.Module):
         scores: Tensor = folded @ events[..., : self.key_width].transpose(2, 3)
         return scores
 
+    def keys(
+        self, events: Float[Tensor, "tables batch length width"]
+    ) -> Float[Tensor, "tables batch heads length head_dim"]:
+        """e_i W_k^h: what scores of many candidates of one user have in common."""
+        return torch.einsum("tblw,twhd->tbhld", events[..., : self.key_width], self.key)
+
+    def scores_by_keys(
+        self,
+        candidates: Float[Tensor, "tables batch candidates width"],
+        keys: Float[Tensor, "tables batch heads length head_dim"],
+    ) -> Float[Tensor, "tables batch heads candidates length"]:
+        """`scores` of many candidates by stored keys: length * attention_dim products each."""
+        query = torch.unflatten(self.query(candidates[..., : self.key_width]), -1, (self.heads, self.head_dim))
+        scores: Tensor = query.transpose(2, 3) * self.head_dim**-0.5 @ keys.transpose(3, 4)
+        return scores
+
     def forward(
         self,
         target: Float[Tensor, "tables batch width"],

@@ -4,6 +4,7 @@ The variant of the DARE experiments, without projections and cross features, is 
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -48,13 +49,20 @@ class CrossBias(nn.Module):
         return bias
 
 
+class TWINKeys(NamedTuple):
+    """Of users' events: K_h W_h, and (K_c W_c) beta where there are cross features."""
+
+    keys: Float[Tensor, "tables users heads length head_dim"]
+    bias: Float[Tensor, "tables users heads length"] | None
+
+
 class TWIN(nn.Module):
     """alpha = (K_h W_h)(q W_q)^T / sqrt(d) + (K_c W_c) beta;  S = TopK(alpha);  h = MHA over S with the same alpha.
 
     K_h are the parts of an event that belong to the item, K_c the cross features. Both stages use the same parameters,
     so the search finds what the attention would weigh most; it is exact. With several heads we search by the mean of
     their scores (not established in the paper). Scores of all events are computed without a gradient and again for
-    the K found. K_h W_h does not depend on the candidate: for many candidates of one user, keep it.
+    the K found. K_h W_h and the bias do not depend on the candidate: `keys` keeps them, `scores_by_keys` reads them.
     """
 
     def __init__(self, config: TWINConfig, num_tables: int, parts: int, dim: int) -> None:
@@ -73,6 +81,17 @@ class TWIN(nn.Module):
         """alpha, of both stages."""
         scores: Tensor = self.attention.long.scores(target, events)
         return scores if self.cross is None else scores + self.cross(events)
+
+    def keys(self, events: Float[Tensor, "tables users length width"]) -> TWINKeys:
+        """What the first stage needs of users' events."""
+        return TWINKeys(self.attention.long.keys(events), None if self.cross is None else self.cross(events))
+
+    def scores_by_keys(
+        self, candidates: Float[Tensor, "tables users candidates width"], stored: TWINKeys
+    ) -> Float[Tensor, "tables users heads candidates length"]:
+        """`scores` of any number of candidates a user."""
+        scores: Tensor = self.attention.long.scores_by_keys(candidates, stored.keys)
+        return scores if stored.bias is None else scores + stored.bias.unsqueeze(3)
 
     @torch.no_grad()
     def search(self, sequence: SequenceInput) -> Found:

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctr_models.sequences.found import best_events
 from ctr_models.sequences.hamming import SimHash, hamming_distance, hamming_search, pack_bits, popcount
 
 WORDS = st.integers(-(2**31), 2**31 - 1)
@@ -91,6 +92,21 @@ def test_search_finds_the_nearest_codes_and_padding_last():
     found = hamming_search(target, events, mask, 5)
     assert found.indices[0, 0, :4].tolist() == [3, 2, 1, 4]
     assert found.mask[0, 0].tolist() == [True, True, True, True, False]
+
+
+def test_longer_codes_find_more_of_the_nearest_by_angle():
+    torch.manual_seed(0)
+    centres = torch.randn(50, 48)
+    target, events = (centres[torch.randint(50, shape)] + 0.7 * torch.randn(*shape, 48) for shape in ((8,), (8, 500)))
+    mask = torch.ones(8, 500, dtype=torch.bool)
+    cosine = torch.nn.functional.cosine_similarity(target.unsqueeze(1), events, dim=-1)
+    nearest = best_events(cosine.unsqueeze(0), mask, 20).indices[0]
+    recalls = []
+    for bits in (16, 256):
+        hashing = SimHash(1, 48, bits)
+        found = hamming_search(hashing.codes(target.unsqueeze(0)), hashing.codes(events.unsqueeze(0)), mask, 20).indices
+        recalls.append(float(found[0].unsqueeze(2).eq(nearest.unsqueeze(1)).any(2).float().mean()))
+    assert recalls[0] < 0.6 < recalls[1]
 
 
 def test_a_code_needs_a_bit():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ctr_models.sequences.hstu import BLOCK, HSTU, HSTUConfig, causal_attention, causal_attention_flops
-from tests.ctr_models.sequences.test_bst import normalised
 from tests.ctr_models.sequences.histories import LENGTHS, TABLES, WIDTH, agree, build, rows, sequence
+from tests.ctr_models.sequences.test_bst import normalised
 
 CONFIGS = [
     HSTUConfig(num_layers=1, num_heads=1, query_dim=3, value_dim=5, max_length=7),

@@ -53,6 +53,16 @@ def test_the_search_ranks_by_the_scores_that_the_attention_uses():
         assert found.indices[table, 0].tolist() == scores[table, 0].argsort(descending=True)[:3].tolist()
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_stored_keys_give_the_scores_of_every_candidate(config):
+    module, given = build(TWIN, config), sequence()
+    candidates = torch.stack([given.target, given.target.roll(1, 1)], 2)
+    found = module.scores_by_keys(candidates, module.keys(given.events))
+    for number in range(2):
+        expected = module.scores(candidates[:, :, number], given.events)
+        torch.testing.assert_close(found[:, :, :, number], expected)
+
+
 def test_gathered_attention_equals_masked_attention_over_all_events():
     module, given = build(TWIN, CONFIGS[0]), sequence()
     found = module.search(given)

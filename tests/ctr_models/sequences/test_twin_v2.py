@@ -10,8 +10,8 @@ from ctr_models.sequences.multi_head import MultiHeadConfig
 from ctr_models.sequences.twin import TWINConfig
 from ctr_models.sequences.twin_v2 import TWINV2, TWINV2Config
 from tests.ctr_models.sequences import textbook
-from tests.ctr_models.sequences.test_twin import cross_biases
 from tests.ctr_models.sequences.histories import TABLES, agree, build, padded, rows, sequence
+from tests.ctr_models.sequences.test_twin import cross_biases
 
 HEADS = MultiHeadConfig(num_heads=2, attention_dim=6)
 TWIN_OF = TWINConfig(top_k=2, attention=HEADS)
