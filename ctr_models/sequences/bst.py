@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least, check_divides, check_fraction
 from ctr_models.layers import TableLayerNorm, TableLinear
+from ctr_models.sequences.found import masked_softmax
+from ctr_models.sequences.multi_head import folded_scores, folded_values
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 
 SLOPE = 0.01  # of the leaky ReLU
@@ -62,7 +64,9 @@ class TransformerLayer(nn.Module):
         sequence: Float[Tensor, "tables batch length width"],
         mask: Bool[Tensor, "batch length"],
     ) -> Float[Tensor, "tables batch queries width"]:
-        mixed = self.first_norm(queries + self.dropout(self._attend(queries, sequence, mask)))
+        one = queries.shape[2] == 1
+        attended = self._attend_once(queries, sequence, mask) if one else self._attend(queries, sequence, mask)
+        mixed = self.first_norm(queries + self.dropout(attended))
         hidden = nn.functional.leaky_relu(self.inner(mixed), SLOPE)
         out: Tensor = self.second_norm(mixed + self.dropout(self.outer(hidden)))
         return out
@@ -77,6 +81,16 @@ class TransformerLayer(nn.Module):
         out: Tensor = self.output(torch.unflatten(joined, 0, queries.shape[:2]))
         return out
 
+    def _attend_once(self, queries: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
+        """The same for one query a row, without keys and values of every position."""
+        heads = (self.num_heads, -1)
+        key, value = (torch.unflatten(part, -1, heads) for part in self.key_value.weight.chunk(2, -1))
+        query = torch.unflatten(self.query(queries).squeeze(2), -1, heads)
+        scores = folded_scores(query, sequence, key)
+        weights = masked_softmax(scores, mask.unsqueeze(1).expand_as(scores)).to(sequence.dtype)
+        out: Tensor = self.output(folded_values(weights, sequence, value).flatten(2).unsqueeze(2))
+        return out
+
     def _heads(self, part: Float[Tensor, "tables batch length dim"]) -> Float[Tensor, "rows heads length head_dim"]:
         return torch.unflatten(part, -1, (self.num_heads, -1)).flatten(0, 1).transpose(1, 2)
 
@@ -84,8 +98,8 @@ class TransformerLayer(nn.Module):
 class BST(nn.Module):
     """Events and then the candidate through the layers; positions are in the vectors already.
 
-    In the last layer only what is read is a query: one layer that reads the candidate costs O(L), not O(L^2). A row
-    without events gives 0.
+    In the last layer only what is read is a query, and one query needs no keys and values (`ctr_models.sequences.
+    multi_head`): one layer that reads the candidate costs O(L), not O(L^2). A row without events gives 0.
     """
 
     def __init__(self, config: BSTConfig, num_tables: int, parts: int, dim: int) -> None:

@@ -40,6 +40,25 @@ class MultiHeadConfig:
         check_divides("num_heads", self.num_heads, "attention_dim", self.attention_dim)
 
 
+def folded_scores(
+    query: Float[Tensor, "tables batch heads head_dim"],
+    events: Float[Tensor, "tables batch length width"],
+    weight: Float[Tensor, "tables width heads head_dim"],
+) -> Float[Tensor, "tables batch heads length"]:
+    """<q^h, e_i W^h> / sqrt(d_h), one query a row."""
+    folded = torch.einsum("tbhd,twhd->tbhw", query * query.shape[-1] ** -0.5, weight)
+    return folded @ events.transpose(2, 3)
+
+
+def folded_values(
+    weights: Float[Tensor, "tables batch heads length"],
+    events: Float[Tensor, "tables batch length width"],
+    weight: Float[Tensor, "tables width heads head_dim"],
+) -> Float[Tensor, "tables batch heads head_dim"]:
+    """sum_i w_i^h (e_i W^h)."""
+    return torch.einsum("tbhw,twhd->tbhd", weights @ events, weight)
+
+
 class MultiHeadAttention(nn.Module):
     """concat_h( sum_i softmax_i(<q W_q^h, e_i W_k^h> / sqrt(d_h) + bias_i) e_i W_v^h ) W_o, without biases of maps.
 
@@ -60,9 +79,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "tables batch heads length"]:
         """<q W_q^h, e_i W_k^h> / sqrt(d_h)."""
         query = torch.unflatten(self.query(target[..., : self.key_width]), -1, (self.heads, self.head_dim))
-        folded = torch.einsum("tbhd,twhd->tbhw", query * self.head_dim**-0.5, self.key)
-        scores: Tensor = folded @ events[..., : self.key_width].transpose(2, 3)
-        return scores
+        return folded_scores(query, events[..., : self.key_width], self.key)
 
     def keys(
         self, events: Float[Tensor, "tables batch length width"]
@@ -90,8 +107,7 @@ class MultiHeadAttention(nn.Module):
         scores = self.scores(target, events)
         scores = scores if bias is None else scores + bias
         weights = masked_softmax(scores, mask.unsqueeze(2).expand_as(scores)).to(events.dtype)
-        values = torch.einsum("tbhw,twhd->tbhd", weights @ events, self.value)
-        pooled: Tensor = self.output(values.flatten(2))
+        pooled: Tensor = self.output(folded_values(weights, events, self.value).flatten(2))
         return pooled
 
     def _heads(self, weight: Float[Tensor, "tables inward outward"]) -> Float[Tensor, "tables inward heads head_dim"]:
