@@ -80,14 +80,14 @@ class GradientProbe:
     """Accumulates a `GradientReport` step by step, on the device of the gradients and without waiting for it.
 
     A row is touched where its gradient is not zero. Norms are means over the same rows for both roles (touched by
-    either), so that their ratio is not one of row numbers; what the authors average over is not stated beyond "touched".
+    either), so that their ratio is not one of row numbers; the source says no more than "touched".
     """
 
     def __init__(self, num_rows: int, *, first: int = FIRST) -> None:
         if num_rows < 1 or first < 1:
             raise ValueError(f"num_rows and first must be at least 1, got num_rows {num_rows} and first {first}")
         self.num_rows, self.first = num_rows, first
-        self._steps: list[Float64[Tensor, "5"]] = []
+        self._steps: list[Tensor] = []
         self._pairs = torch.zeros(num_rows, dtype=torch.int64)
         self._negative = torch.zeros(num_rows, dtype=torch.int64)
 
@@ -131,10 +131,12 @@ class GradientProbe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watched:
-    """What `TiedTables` shows the probe: some rows of one of its pairs (the category's, of a table of all fields)."""
+    """What `TiedTables` shows the probe: the rows (None: all) of one of its pairs, as those of the category in a table
+    of all fields.
+    """
 
     probe: GradientProbe
-    rows: slice = slice(None)
+    rows: slice | None = None
     pair: int = 0
 
 
@@ -199,7 +201,7 @@ def probe_gradients(
     try:
         for loss in losses:
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
     finally:
         handle.remove()
@@ -213,7 +215,7 @@ def _aligned(first: Tensor, second: Tensor) -> tuple[Int64[Tensor, "seen"], Tens
     if not first.is_sparse and not second.is_sparse:
         return torch.arange(len(first), device=first.device), first.double(), second.double()
     parts = [grad.coalesce() if grad.is_sparse else grad.to_sparse(1).coalesce() for grad in (first, second)]
-    ids, place = torch.cat([part.indices()[0] for part in parts]).unique(return_inverse=True)
+    ids, place = torch.unique(torch.cat([part.indices()[0] for part in parts]), return_inverse=True)
     cut = parts[0].indices().shape[1]
     spread = []
     for part, where in zip(parts, (place[:cut], place[cut:]), strict=True):
@@ -226,7 +228,9 @@ def _gradient(table: nn.Parameter) -> Tensor:
     return torch.zeros_like(table) if table.grad is None else table.grad
 
 
-def _rows_of(gradient: Tensor, rows: slice) -> Tensor:
+def _rows_of(gradient: Tensor, rows: slice | None) -> Tensor:
+    if rows is None:
+        return gradient
     start, stop, step = rows.indices(len(gradient))
     if step != 1:
         raise ValueError(f"watched rows must be neighbours, got {rows}")
@@ -235,10 +239,12 @@ def _rows_of(gradient: Tensor, rows: slice) -> Tensor:
     found = gradient.coalesce()
     inside = (found.indices()[0] >= start) & (found.indices()[0] < stop)
     ids, values = found.indices()[:, inside] - start, found.values()[inside]
-    return torch.sparse_coo_tensor(ids, values, (stop - start, *gradient.shape[1:]), is_coalesced=True)
+    shape = (stop - start, *gradient.shape[1:])
+    return torch.sparse_coo_tensor(ids, values, shape, is_coalesced=True, check_invariants=False)
 
 
 def _sum(first: Tensor, second: Tensor) -> Tensor:
     if first.is_sparse and second.is_sparse:
         return (first + second).coalesce()
-    return sum((part.to_dense() if part.is_sparse else part for part in (first, second)), torch.zeros_like(first))
+    dense = [part.to_dense() if part.is_sparse else part for part in (first, second)]
+    return dense[0] + dense[1]

@@ -78,8 +78,8 @@ class CategoryCounts:
 
     def top_behaviours(self, target: int, number: int) -> Int64[np.ndarray, "top"]:
         """The categories that the past of `target`'s rows holds most, most first; ties by id."""
-        start, stop = (self._key(np.int64(t), np.int64(0), np.int64(1)) * 2 for t in (target, target + 1))
-        inside = slice(*np.searchsorted(self.keys, [start, stop]))
+        width = 2 * self.num_categories * self.length
+        inside = slice(*np.searchsorted(self.keys, [target * width, (target + 1) * width]).tolist())
         behaviours = self.keys[inside] // (2 * self.length) % self.num_categories
         events = np.bincount(behaviours, weights=self.counts[inside], minlength=self.num_categories)
         order = np.argsort(-events, kind="stable")[:number]

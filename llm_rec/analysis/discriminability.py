@@ -1,11 +1,11 @@
 """How well what reaches the head of a model separates clicks: clusters of it against labels (DARE, arXiv 2410.02604).
 
-The vectors are clustered by k-means, and I(cluster; label) (nats) and NMI = 2 I / (H(cluster) + H(label)) tell how far
-the clusters are clicks and no-clicks. Information rises with the number of clusters and, in sample, from chance as well:
+The vectors are clustered by k-means, and I(cluster; label) in nats and NMI = 2 I / (H(cluster) + H(label)) tell how
+far the clusters are clicks and no-clicks. Information rises with the number of clusters, in sample from chance as well:
 the Miller-Madow correction stands beside it.
 
-The authors use scikit-learn's MiniBatchKMeans. Here it is `semantic_ids.kmeans` (Lloyd, k-means++) on `fit_rows` sampled
-rows, and the nearest centroid for all: no other dependency, and the same result on every machine of a kind.
+The authors use scikit-learn's MiniBatchKMeans. Here it is `semantic_ids.kmeans` (Lloyd, k-means++) on `fit_rows`
+sampled rows, and the nearest centroid for all: no further dependency, and runs repeat exactly.
 """
 
 import warnings

@@ -35,12 +35,14 @@ class RoleVectors:
 
     def joined(self, categories: Int[np.ndarray, "*cells"], positions: Int[np.ndarray, "*cells"]) -> np.ndarray:
         """The whole vector of (category, position), float64 in the last axis."""
-        vectors = self.category[categories].astype(np.float64)
+        vectors: np.ndarray = self.category[categories].astype(np.float64)
+        places: np.ndarray = self.position[positions].astype(np.float64)
         match self.combine:
             case "concat":
-                return np.concatenate([vectors, self.position[positions].astype(np.float64)], axis=-1)
+                return np.concatenate([vectors, places], axis=-1)
             case "add":
-                return vectors + self.position[positions]
+                summed: np.ndarray = vectors + places
+                return summed
             case "none":
                 return vectors
             case _:
@@ -114,7 +116,7 @@ def correlation_map(
         case "norm":
             return np.asarray(np.linalg.norm(products, axis=-1))
         case "sum":
-            return np.abs(products.sum(axis=-1))
+            return np.asarray(np.abs(products.sum(axis=-1)))
         case _:
             assert_never(reduction)
 

@@ -73,4 +73,5 @@ def phi_coefficient(tables: Int[np.ndarray, "*cells 2 2"]) -> Float64[np.ndarray
     determinant = counts[..., 0, 0] * counts[..., 1, 1] - counts[..., 0, 1] * counts[..., 1, 0]
     margins = counts.sum(axis=-1).prod(axis=-1) * counts.sum(axis=-2).prod(axis=-1)
     scale = np.sqrt(margins)
-    return np.divide(determinant, scale, out=np.zeros_like(determinant), where=scale > 0)
+    phi: np.ndarray = np.divide(determinant, scale, out=np.zeros_like(determinant), where=scale > 0)
+    return phi
