@@ -21,32 +21,32 @@ Reduction: TypeAlias = Literal["norm", "sum"]
 @dataclass(frozen=True, eq=False)
 class RoleVectors:
     """Vectors of one role (attention or representation) in one embedding set: a row for each category id, and a row for
-    each position (row 0 is the target's, row 1 the newest event's; width 0 with position "none").
+    each position (row 1 is the newest event's; width 0 with position "none").
+
+    The candidate has the same vectors, and row 0 of the positions, unless it has a table or a projection of its own:
+    `target_category` by id, and `target_position`.
     """
 
     category: Float[np.ndarray, "categories dim"]
     position: Float[np.ndarray, "positions position_dim"]
     combine: Position = "concat"
+    target_category: Float[np.ndarray, "categories dim"] | None = None
+    target_position: Float[np.ndarray, "position_dim"] | None = None
 
     def __post_init__(self) -> None:
         width, other = self.category.shape[1], self.position.shape[1]
         if self.combine == "add" and width != other:
             raise ValueError(f"positions of {other} numbers cannot be added to categories of {width}; use concat")
 
-    def joined(self, categories: Int[np.ndarray, "*cells"], positions: Int[np.ndarray, "*cells"]) -> np.ndarray:
-        """The whole vector of (category, position), float64 in the last axis."""
-        vectors: np.ndarray = self.category[categories].astype(np.float64)
-        places: np.ndarray = self.position[positions].astype(np.float64)
-        match self.combine:
-            case "concat":
-                return np.concatenate([vectors, places], axis=-1)
-            case "add":
-                summed: np.ndarray = vectors + places
-                return summed
-            case "none":
-                return vectors
-            case _:
-                assert_never(self.combine)
+    def events(self, categories: Int[np.ndarray, "*cells"], positions: Int[np.ndarray, "*cells"]) -> np.ndarray:
+        """The whole vectors of events, float64, in the last axis."""
+        return self._joined(self.category[categories], self.position[positions])
+
+    def targets(self, categories: Int[np.ndarray, "rows"]) -> np.ndarray:
+        """The whole vectors of candidates."""
+        vectors = self.category if self.target_category is None else self.target_category
+        place = self.position[0] if self.target_position is None else self.target_position
+        return self._joined(vectors[categories], np.broadcast_to(place, (len(categories), len(place))))
 
     def weights(self, semantic_dim: int | None) -> Float64[np.ndarray, "width"]:
         """What each product of coordinates is multiplied by in a score: the two scales of the equation."""
@@ -56,6 +56,19 @@ class RoleVectors:
             return semantic
         positions = self.position.shape[1]
         return np.concatenate([semantic, np.full(positions, positions**-0.5)])
+
+    def _joined(self, vectors: np.ndarray, places: np.ndarray) -> np.ndarray:
+        semantic: np.ndarray = vectors.astype(np.float64)
+        match self.combine:
+            case "concat":
+                return np.concatenate([semantic, places.astype(np.float64)], axis=-1)
+            case "add":
+                summed: np.ndarray = semantic + places
+                return summed
+            case "none":
+                return semantic
+            case _:
+                assert_never(self.combine)
 
 
 def attention_scores(
@@ -72,8 +85,8 @@ def attention_scores(
     """
     _check_length(vectors, history.shape[1])
     places = np.broadcast_to(event_positions(history.shape[1]), history.shape)
-    events = vectors.joined(history, places)
-    candidates = vectors.joined(targets, np.zeros_like(targets)) * vectors.weights(semantic_dim)
+    events = vectors.events(history, places)
+    candidates = vectors.targets(targets) * vectors.weights(semantic_dim)
     scores: np.ndarray = np.einsum("rld,rd->rl", events, candidates)
     return scores
 
@@ -148,8 +161,8 @@ def _map_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     shape = (len(behaviours), num_positions)
     positions = np.broadcast_to(np.arange(1, num_positions + 1), shape)
-    events = vectors.joined(np.broadcast_to(behaviours[:, None], shape), positions)
-    return events, vectors.joined(targets, np.zeros_like(targets))
+    events = vectors.events(np.broadcast_to(behaviours[:, None], shape), positions)
+    return events, vectors.targets(targets)
 
 
 def _check_length(vectors: RoleVectors, length: int) -> None:

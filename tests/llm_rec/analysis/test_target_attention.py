@@ -47,6 +47,19 @@ def test_scores_of_rows_equal_the_equation(combine):
 
 
 @pytest.mark.parametrize("combine", ["concat", "add", "none"])
+def test_a_candidate_may_have_vectors_of_its_own(combine):
+    role, own = vectors(combine), vectors(combine, seed=7)
+    both = RoleVectors(role.category, role.position, combine, own.category, own.position[3])
+    found = attention_scores(both, np.array([2]), np.array([[4, 1]]))
+    mixed = own.category.copy()
+    for column, (c, p) in enumerate(((4, 2), (1, 1))):
+        mixed[c] = role.category[c]
+        position = role.position.copy()
+        position[0] = own.position[3]
+        assert found[0, column] == pytest.approx(naive_score(RoleVectors(mixed, position, combine), 2, c, p))
+
+
+@pytest.mark.parametrize("combine", ["concat", "add", "none"])
 def test_the_map_is_one_softmax_over_all_cells_then_min_max(combine):
     role = vectors(combine)
     targets, behaviours = np.array([1, 2, 3]), np.array([4, 2, 5])
