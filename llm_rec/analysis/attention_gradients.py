@@ -187,6 +187,17 @@ class TiedTables:
         return all(torch.equal(attention, representation) for attention, representation in self.pairs)
 
 
+def paired_parameters(attention: nn.Module, representation: nn.Module) -> tuple[tuple[nn.Parameter, nn.Parameter], ...]:
+    """The tables of two modules of one build, one for each role, by their names; in the modules' order."""
+    first, second = (dict(module.named_parameters()) for module in (attention, representation))
+    if _described(first) != _described(second):
+        raise ValueError(
+            f"the roles have other tables: attention {_described(first)}; representation {_described(second)}; "
+            "give both the same fields and dims"
+        )
+    return tuple(zip(first.values(), second.values(), strict=True))
+
+
 def probe_gradients(
     tied: TiedTables, optimizer: torch.optim.Optimizer, losses: Iterable[Float[Tensor, ""]]
 ) -> GradientReport:
@@ -222,6 +233,10 @@ def _aligned(first: Tensor, second: Tensor) -> tuple[Int64[Tensor, "seen"], Tens
         values = torch.zeros(len(ids), first.shape[1], dtype=torch.float64, device=first.device)
         spread.append(values.index_copy_(0, where, part.values().double()))
     return ids, spread[0], spread[1]
+
+
+def _described(tables: dict[str, nn.Parameter]) -> str:
+    return ", ".join(f"{name} {tuple(table.shape)}" for name, table in tables.items())
 
 
 def _gradient(table: nn.Parameter) -> Tensor:

@@ -95,7 +95,7 @@ def analyse_run(job: AnalyzeSequenceJob, run: SequenceRun, folder: Path) -> Sequ
     page = folder / PAGE
     write_bytes(page, sequence_page(f"Behaviour sequences, {job.name}", [(job.name, found)]).encode())
     if not found.search:
-        say("search: no row is counted well enough; lower analysis.min_target and analysis.min_cell")
+        say("search: the model ranks no events, or no row is counted well enough (analysis.min_target, .min_cell)")
     for name, value in found.means().items():
         say(f"{name}: {value:.4f}")
     say(f"page: {page}")
@@ -154,5 +154,5 @@ def _numbers(values: np.ndarray | None) -> Plain:
     return [_number(value) for value in values.tolist()]
 
 
-def _number(value: float) -> Plain:
+def _number(value: float | int) -> Plain:
     return value if np.isfinite(value) else ""

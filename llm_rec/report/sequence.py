@@ -115,7 +115,8 @@ def _conflict_figures(name: str, report: GradientReport) -> list[str]:
     found = [_bars(f"Conflict by iteration, {name}", text, cosines, _span(cosines), "cosine")] if len(cosines) else []
     shares = report.row_shares
     if len(shares):
-        text = f"Share of its first {report.first} iterations in conflict, of {len(shares):,} rows; mean {shares.mean():.1%}."
+        mean = f"{len(shares):,} rows, mean {shares.mean():.1%}"
+        text = f"Share of a row's first {report.first} iterations that are in conflict: {mean}."
         found.append(_bars(f"Conflict by row, {name}", text, shares, (0.0, 1.0), "share"))
     return found
 

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from llm_rec.analysis.attention_gradients import GradientProbe, TiedTables, Watched, probe_gradients
+from llm_rec.analysis.attention_gradients import (
+    GradientProbe,
+    TiedTables,
+    Watched,
+    paired_parameters,
+    probe_gradients,
+)
 
 ROWS, DIM = 7, 3
 
@@ -205,6 +211,18 @@ def test_the_hook_ends_with_its_handle():
     table.grad = None
     optimizer.step()
     assert not tied.equal()
+
+
+def test_modules_of_one_build_are_paired_by_name():
+    first, second = (nn.ModuleDict({"item": nn.Embedding(4, 2), "time": nn.Embedding(3, 2)}) for _ in range(2))
+    (item, other), (time, _) = paired_parameters(first, second)
+    assert item is first["item"].weight
+    assert other is second["item"].weight
+    assert time is first["time"].weight
+    narrow = nn.ModuleDict({"item": nn.Embedding(4, 1), "time": nn.Embedding(3, 2)})
+    message = r"the roles have other tables: attention item.weight \(4, 1\), time.weight \(3, 2\); representation item"
+    with pytest.raises(ValueError, match=message):
+        paired_parameters(narrow, second)
 
 
 def test_refusals_name_the_value_and_the_repair():
