@@ -98,7 +98,10 @@ class CategoryCounts:
                 f"positions must lie in 1..{self.length} (counted), got {position.min()} to {position.max()}"
             )
         key = 2 * self._key(target.astype(np.int64), behaviour.astype(np.int64), position.astype(np.int64))
-        return np.stack([self._number(key), self._number(key + 1)], axis=-1)
+        place = np.searchsorted(self.keys, key)
+        without, found = self._number(place, key)
+        clicked, _ = self._number(place + found, key + 1)
+        return np.stack([without, clicked], axis=-1)
 
     def tables(
         self,
@@ -124,11 +127,13 @@ class CategoryCounts:
         key: np.ndarray = (target * self.num_categories + behaviour) * self.length + position - 1
         return key
 
-    def _number(self, keys: np.ndarray) -> np.ndarray:
+    def _number(self, place: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of `keys`, which lie at `place` if anywhere; and whether they do."""
         if not len(self.keys):
-            return np.zeros(keys.shape, dtype=np.int64)
-        place = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        return np.where(self.keys[place] == keys, self.counts[place], 0)
+            return np.zeros(keys.shape, dtype=np.int64), np.zeros(keys.shape, dtype=bool)
+        place = place.clip(max=len(self.keys) - 1)
+        found: np.ndarray = self.keys[place] == keys
+        return np.where(found, self.counts[place], 0), found
 
 
 class CategoryCounter:
@@ -170,7 +175,7 @@ class CategoryCounter:
         self._targets += np.bincount(2 * rows + clicked, minlength=2 * self.num_categories).reshape(-1, 2)
         places = event_positions(history.shape[1]) - 1
         keys = 2 * ((rows[:, None] * self.num_categories + history) * self.length + places) + clicked[:, None]
-        cells, counts = np.unique(keys[history > 0], return_counts=True)
+        cells, counts = _counted(keys[history > 0], 2 * self.length * self.num_categories**2)
         self._pending.append((cells, counts))
         self._waiting += len(cells)
         if self._waiting > len(self._keys):
@@ -201,6 +206,15 @@ def table_information(tables: Int[np.ndarray, "*cells 2 2"]) -> Float64[np.ndarr
     cells, whole = _without_zeros(joint), np.maximum(total, 1.0)
     terms = cells / whole * np.log2(cells * whole / (rows * columns))
     return np.where(total[..., 0, 0] > 0, terms.sum(axis=(-2, -1)), 0.0)
+
+
+def _counted(keys: Int64[np.ndarray, "events"], cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys that occur, sorted, with their counts: by one pass where the table is small, else by sorting."""
+    if cells > 4 * len(keys):
+        return np.unique(keys, return_counts=True)
+    counts = np.bincount(keys, minlength=cells)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
 
 
 def _without_zeros(counts: np.ndarray) -> np.ndarray:

@@ -104,6 +104,15 @@ def test_counts_go_on_after_they_were_read_and_only_what_occurs_is_kept():
     assert first.counts.sum() == (history > 0).sum()
 
 
+def test_a_vocabulary_too_large_for_a_table_is_counted_by_sorting():
+    target, history, clicked = rows_of()
+    wide = CategoryCounter(1_000_000, LENGTH)
+    wide.update(target * 200_000, np.where(history > 0, history * 200_000, 0), clicked)
+    t, c, p = np.ix_([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4])
+    found = wide.counts().information(t * 200_000, c * 200_000, p)
+    assert np.array_equal(found, counted(target, history, clicked).information(t, c, p))
+
+
 def test_only_the_newest_positions_count_and_short_histories_serve():
     target, history, clicked = rows_of(length=7)
     cut = counted(target, history[:, -LENGTH:], clicked)
