@@ -1,32 +1,19 @@
 """``llm-rec analyze sequence``: what a sequence model attends to, finds and separates, with plots."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn, optim
 
-from llm_rec.analysis.attention_gradients import (
-    GradientProbe,
-    GradientReport,
-    TiedTables,
-    Watched,
-    probe_gradients,
-)
+from llm_rec.analysis.attention_gradients import GradientReport
 from llm_rec.analysis.search_quality import SearchQuality
-from llm_rec.analysis.sequence_analysis import (
-    SequenceAnalysis,
-    SequenceAnalysisConfig,
-    SequenceMaterial,
-    SequenceView,
-    analyse_sequence,
-)
+from llm_rec.analysis.sequence_analysis import SequenceAnalysis, SequenceAnalysisConfig, analyse_sequence
 from llm_rec.artifacts import write_bytes, write_json
 from llm_rec.codec import Plain, to_plain
 from llm_rec.data.log_spec import Part
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.console import say
+from llm_rec.recipes.sequence_runs import SequenceRun
 from llm_rec.report.sequence import sequence_page
 
 FIGURES, PAGE = "sequence.json", "sequence.html"
@@ -44,40 +31,16 @@ class AnalyzeSequenceJob:
     """Rows that measure the search and the clusters; categories are counted in train rows."""
     gradient_steps: int = 0
     """Steps of a fresh model with tied tables that show domination and conflict of the gradients; 0 leaves it out."""
+    batch_size: int = 2048
+    """Rows looked at together."""
     analysis: SequenceAnalysisConfig = field(default_factory=SequenceAnalysisConfig)
     """Sizes of maps, limits of the search's NDCG, clusters."""
 
     def __post_init__(self) -> None:
         if self.gradient_steps < 0:
             raise ConfigError(f"gradient_steps must not be negative, got {self.gradient_steps}")
-
-
-@dataclass(frozen=True, eq=False)
-class TiedTrial:
-    """A fresh model whose two roles have tables of their own, to be trained as one with a single table for both.
-
-    `pairs` (attention, representation) are all tables that such a model shares; `rows` are the category's in the first
-    pair. `losses` of batch after batch are computed as they are asked for.
-    """
-
-    pairs: tuple[tuple[nn.Parameter, nn.Parameter], ...]
-    rows: slice
-    optimizer: optim.Optimizer
-    losses: Iterator[Tensor]
-
-    def report(self) -> GradientReport:
-        """Train to the end of `losses`."""
-        probe = GradientProbe(self.rows.stop - self.rows.start)
-        return probe_gradients(TiedTables(self.pairs, Watched(probe, self.rows)), self.optimizer, self.losses)
-
-
-@dataclass(frozen=True, eq=False)
-class SequenceRun:
-    """What the analysis needs of a run: the model seen, its rows, and a trial of so many steps where it has one."""
-
-    view: SequenceView
-    material: SequenceMaterial
-    trial: Callable[[int], TiedTrial] | None = None
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 def analyse_run(job: AnalyzeSequenceJob, run: SequenceRun, folder: Path) -> SequenceAnalysis:

@@ -8,7 +8,8 @@ from torch import nn
 
 from llm_rec.analysis.sequence_analysis import SequenceAnalysisConfig
 from llm_rec.errors import ConfigError
-from llm_rec.recipes.analyze_sequence import AnalyzeSequenceJob, SequenceRun, TiedTrial, analyse_run
+from llm_rec.recipes.analyze_sequence import AnalyzeSequenceJob, analyse_run
+from llm_rec.recipes.sequence_runs import SequenceRun, TiedTrial
 from tests.llm_rec.analysis.sequences import CATEGORIES, LENGTH, PARTS, Pooling, View, material
 
 CONFIG = SequenceAnalysisConfig(
@@ -63,6 +64,8 @@ def test_what_a_model_lacks_is_empty_in_the_figures(tmp_path, capsys):
 def test_refusals_name_the_value_and_the_repair(tmp_path):
     with pytest.raises(ConfigError, match="gradient_steps must not be negative, got -1"):
         AnalyzeSequenceJob(gradient_steps=-1)
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
+        AnalyzeSequenceJob(batch_size=0)
     job = AnalyzeSequenceJob(name="dien", gradient_steps=5, analysis=CONFIG)
     with pytest.raises(ConfigError, match="run dien has no two roles to tell apart; leave --gradient-steps out"):
         analyse_run(job, SequenceRun(View(Pooling()), material()), tmp_path)
