@@ -24,7 +24,7 @@ class RoleLookUp(Protocol):
     """
 
     def __call__(
-        self, ids: Int64[Tensor, "batch columns fields"], positions: Int64[Tensor, "one columns"]
+        self, ids: Int64[Tensor, "batch columns fields"], positions: Int64[Tensor, "one columns"], /
     ) -> tuple[Float[Tensor, "tables batch width"], Float[Tensor, "tables batch length width"]]: ...
 
 
