@@ -129,7 +129,8 @@ class AttentionMaps:
 
 @dataclass(frozen=True, eq=False)
 class SequenceAnalysis:
-    """`search` by the score that ranked, empty when no row is counted well enough; `planted` says what its gains are.
+    """`search` by the score that ranked, empty when no row is counted well enough; `planted` says what its gains are,
+    `denominator` what its NDCG is over.
 
     `correlation` is CTC of the most frequent target category whose rows have a past.
     """
@@ -139,6 +140,7 @@ class SequenceAnalysis:
     correlation: TargetCorrelation
     search: Mapping[str, SearchQuality]
     planted: bool
+    denominator: Denominator
     clusters: tuple[ClusterInformation, ...]
     gradients: GradientReport | None = None
 
@@ -148,6 +150,7 @@ class SequenceAnalysis:
         figures = {name: value for name, value in found.items() if value is not None}
         for name, quality in self.search.items():
             figures[f"ndcg@{len(quality.ndcg)}, {name}"] = float(quality.ndcg[-1])
+            figures[f"overlap@{len(quality.ndcg)}, {name}"] = float(quality.overlap[-1])
         figures |= {f"information, {record.clusters} clusters": record.information for record in self.clusters}
         return figures | ({} if self.gradients is None else self.gradients.means())
 
@@ -182,6 +185,7 @@ def analyse_sequence(
             ),
             search=measured.search,
             planted=material.truth is not None,
+            denominator=config.denominator,
             clusters=cluster_information(
                 measured.features, measured.clicked, clusters=config.clusters, num_seeds=config.num_seeds
             ),

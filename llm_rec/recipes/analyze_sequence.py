@@ -84,6 +84,7 @@ def plain_figures(found: SequenceAnalysis) -> dict[str, Plain]:
         },
         "search": {name: _search(quality) for name, quality in found.search.items()},
         "planted": found.planted,
+        "denominator": found.denominator,
         "clusters": [to_plain(record) for record in found.clusters],
         "gradients": None if found.gradients is None else _gradients(found.gradients),
     }

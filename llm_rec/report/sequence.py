@@ -52,9 +52,11 @@ def search_figure(models: Named) -> str:
     planted = all(found.planted for _, found in models)
     gain = "planted" if planted else "their mutual information with the click, of train rows"
     rows = max(quality.rows for _, one in models for quality in one.search.values())
-    text = f"DCG of the first n events found; gains are {gain}. {rows:,} rows."
+    k = max(map(len, curves.values()))
+    ideal = f"ideal DCG@{k} for every n" if all(found.denominator == "k" for _, found in models) else "ideal DCG@n"
+    text = f"DCG of the first n events found, over the {ideal}; gains are {gain}. {rows:,} rows."
     series = [(name, np.arange(1.0, len(values) + 1), values) for name, values in curves.items()]
-    return _lines("Search quality", text, series, x_title="n", y_title="NDCG@n")
+    return _lines("Search quality", text, series, x_title="n", y_title="NDCG")
 
 
 def cluster_figure(models: Named) -> str:

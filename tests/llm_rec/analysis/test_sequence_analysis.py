@@ -80,6 +80,7 @@ def test_attention_that_is_what_was_planted_is_found_so():
     assert planted.search[by].ndcg[-1] == pytest.approx(1)
     assert planted.search[by].rows < 400  # rows without a match have nothing to find
     assert planted.means()["ndcg@4, category and position"] == pytest.approx(1)
+    assert planted.means()["overlap@4, category and position"] == planted.search[by].overlap[-1]
 
 
 def test_a_model_without_attention_has_truth_and_clusters():

@@ -57,7 +57,9 @@ def test_every_figure_has_numbers_and_no_nan(found):
     page = sequence_page("Sequences", [("DARE", replace(found, gradients=gradients()))])
     assert "nan" not in page.lower()
     assert f"{found.search['whole score'].rows:,} rows" in page
-    assert "their mutual information with the click" in page
+    assert "over the ideal DCG@4 for every n; gains are their mutual information with the click" in page
+    assert "over the ideal DCG@n" in search_figure([("DARE", replace(found, denominator="n"))])
+    assert "gains are planted" in search_figure([("DARE", replace(found, planted=True))])
 
 
 def test_a_model_without_attention_has_no_empty_figures():
