@@ -1,1 +1,1 @@
-"""What a trained representation looks like: spectra, gates, codes."""
+"""What a trained representation looks like: spectra, gates, codes, and what sequence models attend to."""

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from llm_rec.analysis.click_collapse import ClickCollapse
 from llm_rec.analysis.collapse import CollapseReport
 from llm_rec.report import svg
-from llm_rec.report.theme import STYLE
+from llm_rec.report.theme import bare_page
 
 _LINES = svg.COLOURS  # fields drawn: those of the most values
 
@@ -32,13 +32,7 @@ def collapse_section(name: str, found: ClickCollapse) -> str:
 def collapse_page(title: str, models: Sequence[tuple[str, ClickCollapse]]) -> str:
     """A self-contained page about several models: no script, no font, no request."""
     sections = "".join(collapse_section(name, found) for name, found in models)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><main><header><h1>{escape(title)}</h1></header>{sections}</main></body></html>\n"
-    )
+    return bare_page(title, sections)
 
 
 def abundance_table(found: ClickCollapse) -> str:

@@ -3,6 +3,8 @@
 The series colours are those of Okabe and Ito (2008), darkened or lightened where the ground asks for contrast.
 """
 
+from html import escape
+
 STYLE = """
 :root { color-scheme: light dark; --ground:#fcfcfa; --panel:#ffffff; --ink:#1b1f24; --soft:#5b6470; --rule:#e3e4e0;
   --accent:#0b5cad; --best:#eef4fb; --c0:#0072b2; --c1:#d55e00; --c2:#008f6b; --c3:#b5518f; --c4:#a97400; --c5:#2a93c9;
@@ -69,3 +71,14 @@ g:hover > .whisker { opacity:1; } .bar:hover, .dot:hover { stroke:var(--ink); }
   svg .tick, svg .axis { font-size:14px; } }
 @media print { .figures { display:block; } figure { break-inside:avoid; margin-bottom:14px; } }
 """
+
+
+def bare_page(title: str, body: str) -> str:
+    """A self-contained page in this style: no script, no font, no request. `body` is HTML, `title` any text."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<body><main><header><h1>{escape(title)}</h1></header>{body}</main></body></html>\n"
+    )
