@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64
 
 from ctr_models.encode import VocabularyConfig
 from ctr_models.encoders import Vocabulary
@@ -23,6 +22,7 @@ from ctr_models.schema import PADDING, RESERVED, Categorical, Field, Schema
 from ctr_models.values import RawColumn
 from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
+from llm_rec.ctr.sampled_rows import Rows
 from llm_rec.ctr.untouched import UntouchedItems
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn, holds
@@ -38,7 +38,6 @@ Side = Literal["user", "item"]
 USER: Side = "user"
 ITEM: Side = "item"
 LABEL = "label"
-_CHUNK = 1 << 16  # positives encoded at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,38 +77,6 @@ class LogRowsConfig:
         if part == "train" or self.evaluation_negatives is None:
             return self.negatives
         return self.evaluation_negatives
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Users (from 0), event numbers and catalog rows of a part's positives, each with its negatives behind it."""
-
-    users: Int64[np.ndarray, "positives"]
-    events: Int64[np.ndarray, "positives"]
-    items: Int64[np.ndarray, "positives choices"]
-
-    def __len__(self) -> int:
-        return self.items.size
-
-    def chunks(self) -> Iterator["RowChunk"]:
-        """Some thousand rows at a time."""
-        choices = self.items.shape[1]
-        label = np.zeros((1, choices), dtype=np.float32)
-        label[0, 0] = 1.0
-        for start in range(0, len(self.users), _CHUNK):
-            piece = slice(start, start + _CHUNK)
-            users, events, items = self.users[piece], self.events[piece], self.items[piece]
-            labels = np.tile(label, (len(users), 1)).reshape(-1, 1)
-            yield RowChunk(np.repeat(users, choices), np.repeat(events, choices), items.ravel(), labels)
-
-
-class RowChunk(NamedTuple):
-    """Rows: user, the event of the positive that the row is or stands beside, catalog row, label."""
-
-    users: Int64[np.ndarray, "rows"]
-    events: Int64[np.ndarray, "rows"]
-    items: Int64[np.ndarray, "rows"]
-    labels: Float32[np.ndarray, "rows 1"]
 
 
 def sample_rows(split: Split, config: LogRowsConfig) -> dict[Part, Rows]:
