@@ -246,7 +246,7 @@ def _order_times(
             event = int(fallen[0])
             raise DataError(
                 f"{path}: column {spec.time!r}: user {names[users[event]]!r} has time {times[event]} and then "
-                f"{times[event + 1]}; the events of a user must be in order of time: sort the file, or set order to sort"
+                f"{times[event + 1]}; events of a user must be in order of time: sort the file, or set order to sort"
             )
         order = np.lexsort((times, users))  # stable: equal times keep the order of the rows
         for array in (events.ids, events.times, events.labels):

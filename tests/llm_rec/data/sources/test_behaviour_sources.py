@@ -71,7 +71,7 @@ def test_taobao_out_of_order_is_refused_or_sorted(tmp_path):
     lines[0], lines[1] = lines[1], lines[0]
     (tmp_path / "UserBehavior.csv").write_text("\n".join(lines) + "\n")
     message = (
-        r"column 'time': user '1000001' has time 1511561733 and then 1511544070; the events of a user must be in order "
+        r"column 'time': user '1000001' has time 1511561733 and then 1511544070; events of a user must be in order "
         "of time: sort the file, or set order to sort"
     )
     with pytest.raises(DataError, match=message):
