@@ -30,7 +30,7 @@ from llm_rec.data.sources.census import CensusConfig
 from llm_rec.data.sources.click_table import ClickSourceConfig, ClickTableConfig, click_source
 from llm_rec.data.sources.criteo import CriteoConfig
 from llm_rec.data.sources.frappe import FrappeConfig
-from llm_rec.data.sources.kuairand import KuaiRandConfig
+from llm_rec.data.sources.kuairand import KuairandConfig
 from llm_rec.data.sources.taobao import TaobaoConfig
 from llm_rec.data.sources.tmall import TmallConfig
 from llm_rec.errors import ConfigError
@@ -82,7 +82,7 @@ class BehavioursConfig:
     rule: BehaviourRowsConfig
 
     def __post_init__(self) -> None:
-        if isinstance(self.log, KuaiRandConfig) != isinstance(self.rule, ImpressionRowsConfig):
+        if isinstance(self.log, KuairandConfig) != isinstance(self.rule, ImpressionRowsConfig):
             raise ConfigError(
                 "KuaiRand has impressions and takes the rule for them (--source.rule.kind impression_rows); Taobao and "
                 "Tmall have clicks alone and take the rule of offsets (offset_rows)"
@@ -234,7 +234,7 @@ RECIPE = Recipe(
         ),
         "kuairand": ClicksJob(
             name="kuairand",
-            source=BehavioursConfig(log=KuaiRandConfig(path=Path("kuairand")), rule=ImpressionRowsConfig()),
+            source=BehavioursConfig(log=KuairandConfig(path=Path("kuairand")), rule=ImpressionRowsConfig()),
         ),
     },
     run=run,

@@ -5,11 +5,11 @@ from typing import TypeAlias, assert_never
 from llm_rec.data.behaviours import BehaviourSource
 from llm_rec.data.sources import taobao as taobao_module
 from llm_rec.data.sources import tmall as tmall_module
-from llm_rec.data.sources.kuairand import KuaiRandConfig, kuairand
+from llm_rec.data.sources.kuairand import KuairandConfig, kuairand
 from llm_rec.data.sources.taobao import TaobaoConfig, taobao
 from llm_rec.data.sources.tmall import TmallConfig, tmall
 
-BehaviourLogConfig: TypeAlias = TaobaoConfig | TmallConfig | KuaiRandConfig
+BehaviourLogConfig: TypeAlias = TaobaoConfig | TmallConfig | KuairandConfig
 
 
 def behaviour_source(config: BehaviourLogConfig, min_events: int = 1) -> BehaviourSource:
@@ -19,7 +19,7 @@ def behaviour_source(config: BehaviourLogConfig, min_events: int = 1) -> Behavio
             return taobao(config, min_events)
         case TmallConfig():
             return tmall(config, min_events)
-        case KuaiRandConfig():
+        case KuairandConfig():
             return kuairand(config, min_events)
         case _:
             assert_never(config)
@@ -32,7 +32,7 @@ def published_counts(config: BehaviourLogConfig) -> dict[str, int]:
             return taobao_module.PUBLISHED if config.behaviours == ("pv",) else {}
         case TmallConfig():
             return tmall_module.PUBLISHED if config.actions == ("0",) else {}
-        case KuaiRandConfig():
+        case KuairandConfig():
             return {}
         case _:
             assert_never(config)

@@ -20,7 +20,7 @@ Label = Literal["is_click", "long_view", "is_like"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KuaiRandConfig:
+class KuairandConfig:
     """`path` is the folder of the csv files, `label` the response that rows have and histories are made of.
 
     `category` is the first tag of the video. `random` adds the rows of the random log to those of the standard one.
@@ -33,7 +33,7 @@ class KuaiRandConfig:
     random: bool = False
 
 
-def kuairand(config: KuaiRandConfig, min_events: int = 1) -> BehaviourSource:
+def kuairand(config: KuairandConfig, min_events: int = 1) -> BehaviourSource:
     """The files and what they mean; `DataError` when there is no log in the folder."""
     patterns = ("log_standard_*.csv", *(("log_random_*.csv",) if config.random else ()))
     logs = [path for pattern in patterns for path in sorted(config.path.glob(pattern))]

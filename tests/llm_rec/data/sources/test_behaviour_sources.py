@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_rec.data.behaviour_files import behaviours_fingerprint, read_behaviours
-from llm_rec.data.sources.kuairand import KuaiRandConfig, kuairand
+from llm_rec.data.sources.kuairand import KuairandConfig, kuairand
 from llm_rec.data.sources.taobao import TaobaoConfig, taobao
 from llm_rec.data.sources.tmall import TmallConfig, tmall
 from llm_rec.errors import DataError
@@ -148,7 +148,7 @@ def kuairand_folder(folder):
 
 def test_kuairand_has_impressions_in_time_order_and_the_first_tag(tmp_path):
     kuairand_folder(tmp_path)
-    log = read(kuairand(KuaiRandConfig(path=tmp_path, author=True)), tmp_path / "a")
+    log = read(kuairand(KuairandConfig(path=tmp_path, author=True)), tmp_path / "a")
     assert texts(log, 0) == ["60", "50", "70", "50", "50", "60"]
     assert log.times.tolist() == [200, 300, 400, 950, 100, 900]
     assert log.labels.tolist() == [1, 1, 0, 0, 0, 1]
@@ -162,19 +162,19 @@ def test_kuairand_has_impressions_in_time_order_and_the_first_tag(tmp_path):
         "3",
     ]
     assert texts(log, 2) == ["9", "8", "8", "8", "8", "9"]
-    more = read(kuairand(KuaiRandConfig(path=tmp_path, random=True, label="long_view")), tmp_path / "b")
+    more = read(kuairand(KuairandConfig(path=tmp_path, random=True, label="long_view")), tmp_path / "b")
     assert len(more) == 7
     assert more.labels.tolist() == [0, 0, 1, 1, 1, 0, 0]
 
 
 def test_a_folder_without_kuairand_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match=r"no log_standard_\*.csv here; give the folder with KuaiRand's csv files"):
-        kuairand(KuaiRandConfig(path=tmp_path))
+        kuairand(KuairandConfig(path=tmp_path))
     kuairand_folder(tmp_path)
     (tmp_path / "video_features_basic_pure.csv").unlink()
     with pytest.raises(DataError, match="0 files video_features_basic_.*, category and author need exactly one"):
-        kuairand(KuaiRandConfig(path=tmp_path))
-    log = read(kuairand(KuaiRandConfig(path=tmp_path, category=False)), tmp_path / "scratch")
+        kuairand(KuairandConfig(path=tmp_path))
+    log = read(kuairand(KuairandConfig(path=tmp_path, category=False)), tmp_path / "scratch")
     assert log.ids.shape == (6, 1)
 
 
@@ -182,7 +182,7 @@ def test_labels_are_0_and_1(tmp_path):
     row = kuairand_row(0, 1, 2, 7)
     (tmp_path / "log_standard_4_08_to_4_21_pure.csv").write_text(f"{HEADER}\n{row}\n")
     with pytest.raises(DataError, match="column 'is_click': row 0 .*'7' is no label; repair it: labels are 0 and 1"):
-        read(kuairand(KuaiRandConfig(path=tmp_path, category=False)), tmp_path / "scratch")
+        read(kuairand(KuairandConfig(path=tmp_path, category=False)), tmp_path / "scratch")
 
 
 def test_many_events_come_out_as_a_plain_sort_gives_them(tmp_path, monkeypatch):
