@@ -6,16 +6,16 @@ future neither, and AUCs of about .9 are a property of this rule: compare figure
 `ImpressionRowsConfig` is for logs that know what was shown: nothing is sampled, and parts follow each other in time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64, UInt8
 
 from ctr_models.encode import VocabularyConfig
-from ctr_models.schema import Schema
+from ctr_models.schema import RESERVED, Schema
 from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
 from llm_rec.ctr.sampled_rows import Rows
@@ -109,24 +109,22 @@ def write_behaviour_rows(
     if not overwrite and holds(Path(path), name):
         return ClickLog.load(path)
     columns = _columns(log, user_field=config.user_field)
-    store, click_offsets = _store(log)
+    store, starts = _store(log)
     schema = Schema(
         fields=tuple(column.encoder.field(column.spec.name, column.spec.table) for column in columns),
         labels=(LABEL,),
         group=USER,
         history=tuple(column.spec.name for column in log.columns),
     )
-    rows = _parts(log, config)
+    rows = _planned(log, config, starts)
     details: dict[str, Plain] = {"rule": to_plain(config, tagged=True), "read": to_plain(log.counts)}
     with write_artifact(
         Path(path), kind=KIND, fingerprint=name, inputs=log.inputs, details=details, overwrite=overwrite
     ) as folder:
-        sizes = {part: len(found) for part, found in rows.items()}
-        with ClickWriter(folder, schema, columns, sizes, events=store) as writer:
-            for part, found in rows.items():
-                for chunk in _chunks(log, found, click_offsets):
-                    laid = _laid_out(log, columns, chunk, user_field=config.user_field)
-                    writer.append(part, replace(laid, windows=chunk.windows, times=chunk.times, events=store))
+        with ClickWriter(folder, schema, columns, rows.sizes, events=store) as writer:
+            for chunk in rows.chunks:
+                laid = _laid_out(columns, chunk, user_field=config.user_field)
+                writer.append(chunk.part, replace(laid, windows=chunk.windows, times=chunk.times, events=store))
         details.update(writer.details())
     return ClickLog.load(path)
 
@@ -171,19 +169,10 @@ def _negatives(
 
 
 @dataclass(frozen=True, eq=False)
-class _Impressions:
-    """Events of a part, as rows of their own label."""
-
-    users: Int64[np.ndarray, "rows"]
-    events: Int64[np.ndarray, "rows"]
-    windows: Int64[np.ndarray, "rows 2"]
-
-    def __len__(self) -> int:
-        return len(self.events)
-
-
-@dataclass(frozen=True, eq=False)
 class _Chunk:
+    """Rows of one part."""
+
+    part: Part
     users: Int64[np.ndarray, "rows"]
     ids: Int32[np.ndarray, "rows fields"]
     labels: Float32[np.ndarray, "rows 1"]
@@ -191,59 +180,83 @@ class _Chunk:
     times: Int64[np.ndarray, "rows"] | None
 
 
-def _parts(log: Behaviours, config: BehaviourRowsConfig) -> dict[Part, Rows] | dict[Part, _Impressions]:
+class _Planned(NamedTuple):
+    """How many rows each part will have, and the rows, made as they are written."""
+
+    sizes: dict[Part, int]
+    chunks: Iterator[_Chunk]
+
+
+def _planned(log: Behaviours, config: BehaviourRowsConfig, starts: Int64[np.ndarray, "users"]) -> _Planned:
     match config:
         case OffsetRowsConfig():
             if log.labels is not None:
                 raise DataError("these behaviours are impressions with labels; take the rule for impressions")
-            return offset_rows(log, config)
+            rows = offset_rows(log, config)
+            return _Planned({part: len(found) for part, found in rows.items()}, _offset_chunks(log, rows, starts))
         case ImpressionRowsConfig():
-            return _impressions(log, config)
+            if log.labels is None or log.times is None:
+                raise DataError("these behaviours are clicks alone, or have no times; take the rule of offsets")
+            cuts = _cuts(log.times, config)
+            return _Planned(_part_sizes(log.times, cuts), _impression_chunks(log, log.times, log.labels, cuts, starts))
         case _:
             assert_never(config)
 
 
-def _impressions(log: Behaviours, config: ImpressionRowsConfig) -> dict[Part, _Impressions]:
-    """Holds 8 bytes an impression to find the times where parts begin, and some more for their windows."""
-    if log.labels is None or log.times is None:
-        raise DataError("these behaviours are clicks alone, or have no times; take the rule of offsets")
-    users = log.users_of(np.arange(len(log)))
-    clicked = np.concatenate([[0], np.cumsum(log.labels, dtype=np.int64)])  # clicks before each event, all users'
-    first = np.ones(len(log), dtype=bool)  # of a user's impressions at one time
-    first[1:] = (np.diff(users) != 0) | (np.diff(log.times) != 0)
-    run = np.maximum.accumulate(np.where(first, np.arange(len(log)), 0))
-    windows = np.stack([clicked[log.offsets[users]], clicked[run]], axis=1) + 1  # the store counts from 1
-    last = np.sort(log.times)
-    cuts = [last[round(len(log) * (1 - share))] for share in (config.validation + config.test, config.test)]
-    place = np.searchsorted(np.array(cuts), log.times, side="right")
-    parts: dict[Part, _Impressions] = {}
-    for number, part in enumerate(PARTS):
-        events = np.flatnonzero(place == number)
-        if not len(events):
-            raise DataError(f"no impression is left for the {part} part; too many have one time, choose other shares")
-        parts[part] = _Impressions(users[events], events, windows[events])
-    return parts
-
-
-def _chunks(log: Behaviours, rows: Rows | _Impressions, offsets: Int64[np.ndarray, "users"]) -> Iterator[_Chunk]:
-    if isinstance(rows, Rows):
-        for chunk in rows.chunks():
+def _offset_chunks(log: Behaviours, rows: Mapping[Part, Rows], starts: Int64[np.ndarray, "users"]) -> Iterator[_Chunk]:
+    for part, found in rows.items():
+        for chunk in found.chunks():
             own = chunk.labels > 0
             ids = np.where(own, log.ids[chunk.events], log.latest[chunk.items])
-            windows = np.stack([offsets[chunk.users], chunk.events + 1], axis=1)
-            yield _Chunk(chunk.users, ids, chunk.labels, windows, _times(log, chunk.events))
-        return
-    for start in range(0, len(rows), _BLOCK >> 4):
-        piece = slice(start, start + (_BLOCK >> 4))
-        events = rows.events[piece]
-        labels = np.ones(len(events)) if log.labels is None else log.labels[events]
-        yield _Chunk(
-            rows.users[piece],
-            np.asarray(log.ids[events]),
-            labels.astype(np.float32)[:, None],
-            rows.windows[piece],
-            _times(log, events),
-        )
+            windows = np.stack([starts[chunk.users], chunk.events + 1], axis=1)
+            yield _Chunk(part, chunk.users, ids, chunk.labels, windows, _times(log, chunk.events))
+
+
+def _cuts(times: Int64[np.ndarray, "events"], config: ImpressionRowsConfig) -> Int64[np.ndarray, "2"]:
+    """The last times of train and of validation: 8 bytes an impression for as long as it takes."""
+    places = [round(len(times) * (1 - share)) for share in (config.validation + config.test, config.test)]
+    ordered = np.partition(times, [max(0, place - 1) for place in places])
+    return ordered[[max(0, place - 1) for place in places]]
+
+
+def _part_sizes(times: Int64[np.ndarray, "events"], cuts: Int64[np.ndarray, "2"]) -> dict[Part, int]:
+    sizes = np.zeros(len(PARTS), dtype=np.int64)
+    for start in range(0, len(times), _BLOCK):
+        sizes += np.bincount(np.searchsorted(cuts, times[start : start + _BLOCK]), minlength=len(PARTS))
+    for part, size in zip(PARTS, sizes, strict=True):
+        if not size:
+            raise DataError(f"no impression is left for the {part} part; too many have one time, choose other shares")
+    return {part: int(size) for part, size in zip(PARTS, sizes, strict=True)}
+
+
+def _impression_chunks(
+    log: Behaviours,
+    times: Int64[np.ndarray, "events"],
+    labels: UInt8[np.ndarray, "events"],
+    cuts: Int64[np.ndarray, "2"],
+    starts: Int64[np.ndarray, "users"],
+) -> Iterator[_Chunk]:
+    """Blocks of whole users. A window ends before the first of the impressions that the user had at the row's time."""
+    for first_user, last_user in log.blocks(_BLOCK >> 2):
+        start, stop = int(log.offsets[first_user]), int(log.offsets[last_user])
+        users = np.repeat(np.arange(first_user, last_user), np.diff(log.offsets[first_user : last_user + 1]))
+        clock, clicks = np.asarray(times[start:stop]), np.asarray(labels[start:stop], dtype=np.int64)
+        new = np.ones(len(users), dtype=bool)
+        new[1:] = (np.diff(users) != 0) | (np.diff(clock) != 0)
+        run = np.maximum.accumulate(np.where(new, np.arange(len(users)), 0))
+        before = np.cumsum(clicks) - clicks + starts[first_user]  # the store's number of each row's next click
+        windows = np.stack([starts[users], before[run]], axis=1)
+        place = np.searchsorted(cuts, clock)
+        for number, part in enumerate(PARTS):
+            rows = np.flatnonzero(place == number)
+            yield _Chunk(
+                part,
+                users[rows],
+                np.asarray(log.ids[start:stop][rows]),
+                clicks[rows].astype(np.float32)[:, None],
+                windows[rows],
+                clock[rows],
+            )
 
 
 def _times(log: Behaviours, events: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"] | None:
@@ -266,8 +279,8 @@ def _columns(log: Behaviours, *, user_field: bool) -> tuple[FittedColumn, ...]:
     return (FittedColumn(ColumnSpec(name=USER, encoder=VocabularyConfig()), log.users), *log.columns)
 
 
-def _laid_out(log: Behaviours, columns: tuple[FittedColumn, ...], chunk: _Chunk, *, user_field: bool) -> ClickColumns:
+def _laid_out(columns: tuple[FittedColumn, ...], chunk: _Chunk, *, user_field: bool) -> ClickColumns:
     encoded = [chunk.ids[:, place] for place in range(chunk.ids.shape[1])]
     if user_field:
-        encoded = [chunk.users + 2, *encoded]
+        encoded = [chunk.users + RESERVED, *encoded]
     return lay_out(columns, encoded, chunk.labels, chunk.users)

@@ -130,7 +130,9 @@ def impressions():
     return replace(log, labels=rng.integers(0, 2, 75).astype(np.uint8), times=times)
 
 
-def test_impressions_look_back_on_earlier_clicks(tmp_path):
+@pytest.mark.parametrize("block", [8, 1 << 22])
+def test_impressions_look_back_on_earlier_clicks(tmp_path, block, monkeypatch):
+    monkeypatch.setattr("llm_rec.ctr.behaviour_rows._BLOCK", block)
     log = impressions()
     out = write_behaviour_rows(log, tmp_path / "log", ImpressionRowsConfig(validation=0.2, test=0.3, user_field=False))
     assert sum(out.rows.values()) == 75
@@ -165,7 +167,7 @@ def test_rules_and_logs_must_fit(tmp_path):
     with pytest.raises(DataError, match=r"no user has min_events = 210 events \(the most is 20\); lower min_events"):
         write_behaviour_rows(log, tmp_path / "c", OffsetRowsConfig())
     one_time = replace(impressions(), times=np.zeros(75, dtype=np.int64))
-    with pytest.raises(DataError, match="no impression is left for the train part; too many have one time"):
+    with pytest.raises(DataError, match="no impression is left for the validation part; too many have one time"):
         write_behaviour_rows(one_time, tmp_path / "d", ImpressionRowsConfig())
     with pytest.raises(ValueError, match="the first train positive is at offset 93, beyond min_events 60"):
         OffsetRowsConfig(min_events=60)

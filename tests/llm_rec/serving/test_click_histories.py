@@ -13,7 +13,8 @@ from llm_rec.ctr.log_rows import LogRowsConfig, sample_rows, write_log_rows
 from llm_rec.ctr.method import ClickMethodConfig, build_click_model
 from llm_rec.data import Catalog, Interactions, leave_one_out
 from llm_rec.data.log_spec import ColumnSpec
-from llm_rec.errors import DataError
+from llm_rec.errors import ConfigError, DataError
+from llm_rec.serving.click_export import export_click_model
 from llm_rec.serving.click_histories import RawHistories
 from llm_rec.serving.clicks import ClickScorer, SavedClickModel
 
@@ -113,6 +114,11 @@ def test_users_without_a_past_and_unknown_items_are_no_error(world):
     assert torch.isfinite(torch.from_numpy(scorer.score(rows, histories))).all()
     nobody = RawHistories({"item": [[], []], "genres": [[], []]})
     assert to_batch(scorer.encode(rows, nobody), 6).history.ids.tolist() == [[[0, 0]]] * 2
+
+
+def test_such_models_are_not_exported(world, tmp_path):
+    with pytest.raises(ConfigError, match="a model that looks at histories cannot be exported: exported models take"):
+        export_click_model(world[3], tmp_path)
 
 
 def test_histories_that_do_not_fit_are_named(world):
