@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int64
 
 from ctr_models.encode import VocabularyConfig
 from ctr_models.encoders import Vocabulary
@@ -50,6 +51,9 @@ class LogRowsConfig:
     positives and UNKNOWN to all others, which then differ by their other fields alone; "catalog" gives every item the
     id catalog row + 1, so that cold items have embeddings that only negatives trained.
 
+    With `last_train` only so many of each user's last train events become rows; the others still are history, and what
+    encoders are fitted on.
+
     `history_fields` name the fields that past events have, `item` first, then fields of item columns or codes with one
     id an item (a list column becomes one by its first piece, `MultiValueConfig(length=1)`). Past events have the ids of
     the candidate's field: what is UNKNOWN as a candidate is UNKNOWN in the past.
@@ -63,6 +67,7 @@ class LogRowsConfig:
     item_columns: tuple[ColumnSpec, ...] = ()
     code_name: str = "code"
     history_fields: tuple[str, ...] = ()
+    last_train: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,6 +76,8 @@ class LogRowsConfig:
         for name, value in (("negatives", self.negatives), ("evaluation_negatives", self.evaluation_negatives or 0)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+        if self.last_train is not None and self.last_train < 1:
+            raise ValueError(f"last_train must be at least 1, got {self.last_train}")
 
     def number(self, part: Part) -> int:
         """Negatives a positive of `part`."""
@@ -83,7 +90,7 @@ def sample_rows(split: Split, config: LogRowsConfig) -> dict[Part, Rows]:
     """Positives and negatives of every part; the draws of a part depend on the seed and that part alone."""
     log = split.log
     events: dict[Part, np.ndarray] = {
-        "train": np.flatnonzero(split.in_train),
+        "train": _train_events(split, config.last_train),
         "validation": split.validation,
         "test": split.test,
     }
@@ -98,6 +105,11 @@ def sample_rows(split: Split, config: LogRowsConfig) -> dict[Part, Rows]:
             items = np.concatenate([items, drawn], axis=1)
         rows[part] = Rows(users, positives.astype(np.int64), items.astype(np.int64))
     return rows
+
+
+def _train_events(split: Split, last: int | None) -> Int64[np.ndarray, "positives"]:
+    events = np.flatnonzero(split.in_train)
+    return events if last is None else events[events >= split.train_ends[split.log.users_of(events)] - last]
 
 
 def write_log_rows(
@@ -263,8 +275,9 @@ def _kind(field: _EntityField) -> Field:
 def _settings(config: LogRowsConfig) -> Plain:
     """The config in the manifest and the fingerprint: without what is newer than them, where it is not used."""
     settings = to_plain(config)
-    if isinstance(settings, dict) and not config.history_fields:
-        settings.pop("history_fields")
+    if isinstance(settings, dict):
+        newer = {"history_fields": config.history_fields, "last_train": config.last_train}
+        return {name: value for name, value in settings.items() if newer.get(name, True)}
     return settings
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Float64, Int64
 from ctr_models.schema import RESERVED
 from llm_rec.artifacts import fingerprint
 from llm_rec.codec import to_plain
+from llm_rec.ctr.histories import event_numbers
 from llm_rec.ctr.planted_logs import check_planted, expected_auc, planted_rows, write_planted
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog
 from llm_rec.data.event_store import EventStore
@@ -83,6 +84,20 @@ class PlantedSequences:
     def mutual_information(self) -> Float64[np.ndarray, "targets categories length"]:
         """Bits that "the event at this position is of this category" says of a click on this target category."""
         return mutual_information(self.ratios, self.shares, self.config.base)
+
+    def relevance(self, rows: ClickColumns, length: int) -> Float64[np.ndarray, "rows columns"]:
+        """Bits that each event of a batch of these rows says, in the columns of its history (0 for padding): what
+        search should rank by. Of rows of any log that `write` made, too.
+        """
+        if rows.windows is None or self.rows.events is None:
+            raise ConfigError("these rows have no histories; take rows of a planted log")
+        events = event_numbers(np.asarray(rows.windows), length)
+        position = np.broadcast_to(np.arange(events.shape[1], 0, -1), events.shape)
+        known = (events > 0) & (position <= self.config.length)
+        categories = np.where(known, self.rows.events.ids[events, 1] - RESERVED, 0)
+        targets = rows.ids[:, 1].astype(np.int64) - RESERVED
+        bits = self.mutual_information[targets[:, None], categories, np.where(known, position - 1, 0)]
+        return np.where(known, bits, 0.0)
 
     def write(self, path: Path | str, *, overwrite: bool = False) -> ClickLog:
         """The rows as a click log with the fields item and category, in the past too. Parts are in the rows' order."""

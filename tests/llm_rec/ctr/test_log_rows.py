@@ -189,6 +189,19 @@ def test_a_change_of_later_events_changes_no_train_history(tmp_path):
     assert past[0].equal(past[1])
 
 
+def test_only_the_last_train_events_may_become_rows_and_all_are_history(tmp_path):
+    catalog, split = world()
+    config = LogRowsConfig(history_fields=("item",), last_train=1)
+    rows = sample_rows(split, config)
+    assert rows["train"].events.tolist() == [1, 6, 10]
+    assert rows["test"].events.tolist() == sample_rows(split, LogRowsConfig())["test"].events.tolist()
+    log = write_log_rows(split, catalog, tmp_path / "log", config)
+    assert log.part("train").windows.tolist() == [[1, 2]] * 2 + [[5, 7]] * 2 + [[10, 11]] * 2
+    assert log.columns[1].encoder.state == {"values": ["i1", "i2", "i3"]}
+    with pytest.raises(ValueError, match="last_train must be at least 1, got 0"):
+        LogRowsConfig(last_train=0)
+
+
 def test_codes_and_times_are_in_the_past_too(tmp_path):
     catalog, split = world()
     split = timed(split, [10, 20, 20, 23, 1, 2, 3, 4, 5, 7, 7])
@@ -203,7 +216,9 @@ def test_codes_and_times_are_in_the_past_too(tmp_path):
 def test_rows_without_histories_keep_their_fingerprint(tmp_path):
     catalog, split = world()
     log = write_log_rows(split, catalog, tmp_path / "log", LogRowsConfig())
-    assert "history_fields" not in read_manifest(log.path).details["settings"]
+    settings = read_manifest(log.path).details["settings"]
+    assert "negatives" in settings
+    assert not {"history_fields", "last_train"} & set(settings)
     assert log.events is None
 
 

@@ -1,6 +1,7 @@
 """Planted histories: the truth is what counting finds, and the log holds the world."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,22 @@ def test_a_world_is_written_as_a_log(tmp_path):
     assert batch.ids.equal(expected.ids[:240])
     assert (batch.history.ids[:, :, 0] - 2).div(3, rounding_mode="floor").equal(batch.history.ids[:, :, 1] - 2)
     assert np.array_equal(log.part("test").labels, world.rows.labels[300:])
+
+
+@pytest.mark.parametrize("length", [2, 4, 7])
+def test_relevance_is_the_information_of_each_event_in_its_column(tmp_path, length):
+    world = small(num_rows=50)
+    part = world.write(tmp_path / "log").part("test")
+    history = to_batch(part, length).history.ids
+    found = world.relevance(part, length)
+    assert found.shape == tuple(history.shape[:2])
+    for row in range(len(part)):
+        for column in range(found.shape[1]):
+            position = found.shape[1] - column
+            target, category = int(part.ids[row, 1]) - 2, int(history[row, column, 1]) - 2
+            assert found[row, column] == world.mutual_information[target, category, position - 1]
+    with pytest.raises(ConfigError, match="these rows have no histories; take rows of a planted log"):
+        world.relevance(replace(part, windows=None), 3)
 
 
 def test_the_seed_gives_the_world(tmp_path):

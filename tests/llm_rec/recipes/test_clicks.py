@@ -10,9 +10,11 @@ from llm_rec.artifacts import read_manifest
 from llm_rec.ctr.behaviour_rows import ImpressionRowsConfig, OffsetRowsConfig
 from llm_rec.ctr.log_rows import LogRowsConfig
 from llm_rec.data import Catalog, Interactions
+from llm_rec.data.columns import ClickLog
 from llm_rec.data.sources.taobao import TaobaoConfig
 from llm_rec.data.synthetic import planted_world
 from llm_rec.errors import ArtifactError, ConfigError, DataError
+from llm_rec.recipes.click_logs import InteractionRowsConfig, click_log
 from llm_rec.recipes.clicks import RECIPE, BehavioursConfig, ClicksJob, InteractionsConfig, run
 
 
@@ -125,6 +127,35 @@ def test_presets_of_behaviour_logs_name_their_files_and_rules(tmp_path):
             run(replace(presets[name], workspace=tmp_path / "ws"))
     with pytest.raises(ConfigError, match="KuaiRand has impressions and takes the rule for them"):
         replace(presets["kuairand"].source, rule=OffsetRowsConfig())
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("genres", ["a|b", "b", "a"]), ("category_path", ["x > y", "x > z", "x"])]
+)
+def test_a_folder_of_interactions_becomes_rows_with_histories(tmp_path, column, values):
+    data = tmp_path / "data"
+    data.mkdir()
+    items = {"item_id": [str(n) for n in range(9)], "title": ["t"] * 9, column: values * 3}
+    pd.DataFrame(items).to_parquet(data / "items.parquet")
+    events = [(f"u{user}", str((3 * user + order) % 8), order) for user in range(4) for order in range(6)]
+    pd.DataFrame(events, columns=["user_id", "item_id", "order"]).to_parquet(data / "interactions.parquet")
+    config = InteractionRowsConfig(last=3, histories=True)
+    log = ClickLog.load(click_log(data, tmp_path / "logs", config))
+    assert dict(log.rows) == {"train": 8, "validation": 8, "test": 8}
+    assert log.schema.history == ("item", "category")
+    lengths = {part: np.diff(np.asarray(log.part(part).windows)).ravel().tolist() for part in log.rows}
+    assert lengths == {"train": [3] * 8, "validation": [4] * 8, "test": [5] * 8}
+    plain = click_log(data, tmp_path / "logs", InteractionRowsConfig(last=3)) if column == "genres" else None
+    assert plain is None or ClickLog.load(plain).events is None
+
+
+def test_histories_need_a_category(tmp_path):
+    pd.DataFrame({"item_id": ["1"], "title": ["t"]}).to_parquet(tmp_path / "items.parquet")
+    pd.DataFrame({"user_id": ["u"], "item_id": ["1"], "order": [0]}).to_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(DataError, match="no column genres or category_path; histories need a category of items"):
+        click_log(tmp_path, tmp_path / "logs", InteractionRowsConfig(histories=True))
+    with pytest.raises(ValueError, match=r"last must be at least 3 \(train, validation, test\), got 2"):
+        InteractionRowsConfig(last=2)
 
 
 def test_what_is_missing_is_named(place):
