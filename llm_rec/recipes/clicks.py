@@ -75,7 +75,7 @@ class InteractionsConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BehavioursConfig:
     """Rows with histories from a log of behaviours: Taobao and Tmall by the rule of offsets, KuaiRand's impressions as
-    they were. About 30 bytes an event are kept beside the log while it is made.
+    they were. About 50 bytes an event lie beside the log while it is made.
     """
 
     log: BehaviourLogConfig

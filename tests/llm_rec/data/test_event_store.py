@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ctr_models.schema import Categorical, Schema
+from llm_rec.codec import from_plain, to_plain
 from llm_rec.data.columns import ClickColumns, ClickLog, ClickWriter
 from llm_rec.data.event_store import EventStore
 from llm_rec.errors import ArtifactError, DataError
@@ -110,3 +111,9 @@ def test_a_log_without_histories_has_no_store(tmp_path):
     assert log.events is None
     assert log.part("train").windows is None
     assert sorted(path.name for path in tmp_path.rglob("*.npy")) == ["ids.npy", "labels.npy"]
+
+
+def test_logs_older_than_histories_are_read_as_before():
+    plain = to_plain(Schema(fields=SCHEMA.fields, group="user"))
+    del plain["history"]
+    assert from_plain(Schema, plain).history == ()
