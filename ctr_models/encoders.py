@@ -150,8 +150,11 @@ class MultiValues:
     def state(self) -> State:
         return self.vocabulary.state
 
-    def field(self, name: str, table: str | None = None) -> MultiValue:
+    def field(self, name: str, table: str | None = None) -> MultiValue | Categorical:
+        """With length 1 it is one id a row: the first or last piece of a list is a category like any other."""
         size, length = self.vocabulary.size, self.length
+        if length == 1:
+            return Categorical(name=name, size=size, table=table)
         return MultiValue(name=name, size=size, length=length, pooling=self.pooling, table=table)
 
     def transform(self, column: RawColumn | np.ndarray) -> Int64[np.ndarray, "rows length"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 
 from ctr_models.batch import FeatureBatch
+from llm_rec.ctr.histories import history_batch
 from llm_rec.data.columns import ClickColumns, ClickLog
 from llm_rec.data.log_spec import Part
 from llm_rec.errors import DataError
@@ -42,11 +43,17 @@ class ClickBatchConfig:
 class ClickBatches:
     """A `BatchSource[FeatureBatch]` over one part: a pure function of (seed, epoch, step).
 
-    Raises `DataError` when the log lacks the part, or `drop_last` leaves no batch.
+    `history_length` is how many of the newest past events a row brings along; 0 leaves histories out. Raises
+    `DataError` when the log lacks the part or histories, or `drop_last` leaves no batch.
     """
 
-    def __init__(self, log: ClickLog, part: Part, config: ClickBatchConfig, seed: int = 0) -> None:
+    def __init__(
+        self, log: ClickLog, part: Part, config: ClickBatchConfig, seed: int = 0, *, history_length: int = 0
+    ) -> None:
         self.columns = log.part(part)
+        self.history_length = history_length
+        if history_length and self.columns.events is None:
+            raise DataError(f"{log.path}: rows have no histories; encode the log with history fields")
         self.config = config
         self.seed = seed
         if not len(self):
@@ -75,12 +82,12 @@ class ClickBatches:
 
     def _ordered(self, first_step: int) -> Iterator[FeatureBatch]:
         for start, stop in self._bounds(first_step):
-            yield to_batch(take_slice(self.columns, start, stop))
+            yield to_batch(take_slice(self.columns, start, stop), self.history_length)
 
     def _permuted(self, epoch: int, first_step: int) -> Iterator[FeatureBatch]:
         order = _permutation(self.num_rows, [self.seed, epoch])
         for start, stop in self._bounds(first_step):
-            yield to_batch(take_rows(self.columns, order[start:stop]))
+            yield to_batch(take_rows(self.columns, order[start:stop]), self.history_length)
 
     def _windows(self, epoch: int, first_step: int) -> Iterator[FeatureBatch]:
         """Rows of a window that fill no batch go before those of the next."""
@@ -103,7 +110,7 @@ class ClickBatches:
                 position = position if held is None else start
                 held = fresh if rest is None else join([rest, fresh])
                 window += 1
-            yield to_batch(take_slice(held, start - position, stop - position))
+            yield to_batch(take_slice(held, start - position, stop - position), self.history_length)
 
     def _bounds(self, first_step: int) -> list[tuple[int, int]]:
         size = self.config.batch_size
@@ -122,37 +129,42 @@ class ClickBatches:
 
 def take_rows(columns: ClickColumns, rows: np.ndarray) -> ClickColumns:
     """Rows by number, one gather a column."""
-    groups = None if columns.groups is None else columns.groups[rows]
-    return ClickColumns(columns.ids[rows], columns.numbers[rows], columns.dense[rows], columns.labels[rows], groups)
+    return columns.select(rows)
 
 
 def take_slice(columns: ClickColumns, start: int, stop: int) -> ClickColumns:
     """Neighbouring rows, not copied."""
-    cut = slice(start, stop)
-    groups = None if columns.groups is None else columns.groups[cut]
-    return ClickColumns(columns.ids[cut], columns.numbers[cut], columns.dense[cut], columns.labels[cut], groups)
+    return columns.select(slice(start, stop))
 
 
 def join(pieces: list[ClickColumns]) -> ClickColumns:
-    """Pieces one after the other, in memory."""
-    groups = [piece.groups for piece in pieces if piece.groups is not None]
+    """Pieces of one log, one after the other, in memory; the events they look back on are not copied."""
     return ClickColumns(
         ids=np.concatenate([piece.ids for piece in pieces]),
         numbers=np.concatenate([piece.numbers for piece in pieces]),
         dense=np.concatenate([piece.dense for piece in pieces]),
         labels=np.concatenate([piece.labels for piece in pieces]),
-        groups=np.concatenate(groups) if groups else None,
+        groups=_join([piece.groups for piece in pieces]),
+        windows=_join([piece.windows for piece in pieces]),
+        times=_join([piece.times for piece in pieces]),
+        events=pieces[0].events,
     )
 
 
-def to_batch(columns: ClickColumns) -> FeatureBatch:
-    """Rows as tensors of their own memory."""
+def _join(pieces: list[np.ndarray | None]) -> np.ndarray | None:
+    present = [piece for piece in pieces if piece is not None]
+    return np.concatenate(present) if present else None
+
+
+def to_batch(columns: ClickColumns, history_length: int = 0) -> FeatureBatch:
+    """Rows as tensors of their own memory, with their newest `history_length` past events."""
     return FeatureBatch(
         ids=torch.from_numpy(columns.ids.astype(np.int64)),
         numbers=torch.from_numpy(np.array(columns.numbers)),
         dense=torch.from_numpy(np.array(columns.dense)),
         labels=torch.from_numpy(np.array(columns.labels)),
         groups=None if columns.groups is None else torch.from_numpy(np.array(columns.groups)),
+        history=history_batch(columns, history_length) if history_length else None,
     )
 
 

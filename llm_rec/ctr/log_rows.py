@@ -3,11 +3,14 @@
 Every event of a part is a row with label 1, followed by its sampled negatives with label 0, drawn uniformly from the
 items that the user touched in no part. Such negatives are not impressions: a model of these rows ranks, but its
 probabilities mean "against a random item", and are not click rates.
+
+With `history_fields` every row looks back on what its user did before, in the whole log: a train row on earlier train
+events, as the parts of a split follow each other, a test row on those of validation too, and none on its own event.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +19,15 @@ from jaxtyping import Int64
 
 from ctr_models.encode import VocabularyConfig
 from ctr_models.encoders import Vocabulary
-from ctr_models.schema import RESERVED, Schema
+from ctr_models.schema import PADDING, RESERVED, Categorical, Field, Schema
 from ctr_models.values import RawColumn
 from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
+from llm_rec.ctr.sampled_rows import Rows
 from llm_rec.ctr.untouched import UntouchedItems
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn, holds
+from llm_rec.data.event_store import EventStore
 from llm_rec.data.interactions import Interactions
 from llm_rec.data.log_encoding import build_fitters, lay_out
 from llm_rec.data.log_spec import ColumnSpec, Part
@@ -34,7 +39,6 @@ Side = Literal["user", "item"]
 USER: Side = "user"
 ITEM: Side = "item"
 LABEL = "label"
-_CHUNK = 1 << 16  # positives encoded at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,13 @@ class LogRowsConfig:
     fields of semantic codes, one a book. `item_ids="train"` gives ids to items with at least `min_count` train
     positives and UNKNOWN to all others, which then differ by their other fields alone; "catalog" gives every item the
     id catalog row + 1, so that cold items have embeddings that only negatives trained.
+
+    With `last_train` only so many of each user's last train events become rows; the others still are history, and what
+    encoders are fitted on.
+
+    `history_fields` name the fields that past events have, `item` first, then fields of item columns or codes with one
+    id an item (a list column becomes one by its first piece, `MultiValueConfig(length=1)`). Past events have the ids of
+    the candidate's field: what is UNKNOWN as a candidate is UNKNOWN in the past.
     """
 
     negatives: int = 1
@@ -55,12 +66,18 @@ class LogRowsConfig:
     user_columns: tuple[ColumnSpec, ...] = ()
     item_columns: tuple[ColumnSpec, ...] = ()
     code_name: str = "code"
+    history_fields: tuple[str, ...] = ()
+    last_train: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.history_fields and self.history_fields[0] != ITEM:
+            raise ValueError(f"history_fields must begin with {ITEM!r}, got {list(self.history_fields)}")
         for name, value in (("negatives", self.negatives), ("evaluation_negatives", self.evaluation_negatives or 0)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+        if self.last_train is not None and self.last_train < 1:
+            raise ValueError(f"last_train must be at least 1, got {self.last_train}")
 
     def number(self, part: Part) -> int:
         """Negatives a positive of `part`."""
@@ -69,31 +86,11 @@ class LogRowsConfig:
         return self.evaluation_negatives
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Users (from 0) and catalog rows of a part's positives, each with its negatives behind it."""
-
-    users: Int64[np.ndarray, "positives"]
-    items: Int64[np.ndarray, "positives choices"]
-
-    def __len__(self) -> int:
-        return self.items.size
-
-    def chunks(self) -> Iterator[tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "rows"], np.ndarray]]:
-        """(user, item, label) of some thousand rows at a time."""
-        choices = self.items.shape[1]
-        label = np.zeros((1, choices), dtype=np.float32)
-        label[0, 0] = 1.0
-        for start in range(0, len(self.users), _CHUNK):
-            users, items = self.users[start : start + _CHUNK], self.items[start : start + _CHUNK]
-            yield np.repeat(users, choices), items.ravel(), np.tile(label, (len(users), 1)).reshape(-1, 1)
-
-
 def sample_rows(split: Split, config: LogRowsConfig) -> dict[Part, Rows]:
     """Positives and negatives of every part; the draws of a part depend on the seed and that part alone."""
     log = split.log
     events: dict[Part, np.ndarray] = {
-        "train": np.flatnonzero(split.in_train),
+        "train": _train_events(split, config.last_train),
         "validation": split.validation,
         "test": split.test,
     }
@@ -106,8 +103,13 @@ def sample_rows(split: Split, config: LogRowsConfig) -> dict[Part, Rows]:
         if untouched is not None:
             drawn = untouched.draw(users, config.number(part), np.random.default_rng([config.seed, place]))
             items = np.concatenate([items, drawn], axis=1)
-        rows[part] = Rows(users, items.astype(np.int64))
+        rows[part] = Rows(users, positives.astype(np.int64), items.astype(np.int64))
     return rows
+
+
+def _train_events(split: Split, last: int | None) -> Int64[np.ndarray, "positives"]:
+    events = np.flatnonzero(split.in_train)
+    return events if last is None else events[events >= split.train_ends[split.log.users_of(events)] - last]
 
 
 def write_log_rows(
@@ -131,16 +133,18 @@ def write_log_rows(
     fitted = _fit(split, catalog, config, users or {}, codes)
     rows = sample_rows(split, config)
     columns = tuple(field.column for field in fitted)
+    events = _event_store(split.log, fitted, config)
     schema = Schema(
         fields=tuple(column.encoder.field(column.spec.name, column.spec.table) for column in columns),
         labels=(LABEL,),
         group=USER,
+        history=config.history_fields,
     )
     # what the writer knows is added before the block ends, which is when the manifest is written
-    details: dict[str, Plain] = {"interactions": split.log.fingerprint, "settings": to_plain(config)}
+    details: dict[str, Plain] = {"interactions": split.log.fingerprint, "settings": _settings(config)}
     contents = [field.by_entity.tobytes() for field in fitted]
     samples = [array.tobytes() for part in rows.values() for array in (part.users, part.items)]
-    name = fingerprint(KIND, split.log.fingerprint, {"config": to_plain(config)}, *contents, *samples)
+    name = fingerprint(KIND, split.log.fingerprint, {"config": _settings(config)}, *contents, *samples)
     if not overwrite and holds(Path(path), name):
         return ClickLog.load(path)
     sizes = {part: len(found) for part, found in rows.items()}
@@ -148,9 +152,9 @@ def write_log_rows(
     with write_artifact(
         Path(path), kind=KIND, fingerprint=name, inputs=inputs, details=details, overwrite=overwrite
     ) as folder:
-        with ClickWriter(folder, schema, columns, sizes) as writer:
+        with ClickWriter(folder, schema, columns, sizes, events=events) as writer:
             for part, found in rows.items():
-                for chunk in _encoded_chunks(found, fitted):
+                for chunk in _encoded_chunks(found, fitted, split.log, events):
                     writer.append(part, chunk)
         details.update(writer.details())
     return ClickLog.load(path)
@@ -228,11 +232,53 @@ def _code_fields(codes: CodeTable, name: str) -> list[_EntityField]:
     return fields
 
 
-def _encoded_chunks(rows: Rows, fields: Sequence[_EntityField]) -> Iterator[ClickColumns]:
+def _encoded_chunks(
+    rows: Rows, fields: Sequence[_EntityField], log: Interactions, events: EventStore | None
+) -> Iterator[ClickColumns]:
     columns = [field.column for field in fields]
-    for users, items, labels in rows.chunks():
-        encoded = [field.by_entity[users if field.by == USER else items - 1] for field in fields]
-        yield lay_out(columns, encoded, labels, users)
+    for chunk in rows.chunks():
+        encoded = [field.by_entity[chunk.users if field.by == USER else chunk.items - 1] for field in fields]
+        laid = lay_out(columns, encoded, chunk.labels, chunk.users)
+        if events is not None:
+            windows = np.stack([log.offsets[chunk.users], chunk.events], axis=1) + 1  # the store counts from 1
+            times = None if log.times is None else log.times[chunk.events]
+            laid = replace(laid, windows=windows, times=times, events=events)
+        yield laid
+
+
+def _event_store(log: Interactions, fields: Sequence[_EntityField], config: LogRowsConfig) -> EventStore | None:
+    """All events of the log; windows say which of them a row may see."""
+    if not config.history_fields:
+        return None
+    by_name = {
+        field.column.spec.name: field for field in fields if field.by == ITEM and isinstance(_kind(field), Categorical)
+    }
+    for name in config.history_fields:
+        if name not in by_name:
+            raise DataError(
+                f"history_fields names {name!r}, but items have no such field with one id; there are "
+                f"{', '.join(by_name)}; a list column has one with length 1"
+            )
+    ids = np.empty((log.num_events + 1, len(config.history_fields)), dtype=np.int32)
+    ids[0] = PADDING
+    for place, name in enumerate(config.history_fields):
+        ids[1:, place] = by_name[name].by_entity.reshape(-1)[log.items - 1]
+    store = EventStore(ids, None if log.times is None else np.concatenate([[0], log.times]).astype(np.int64))
+    store.check(log.offsets[:-1] + 1)
+    return store
+
+
+def _kind(field: _EntityField) -> Field:
+    return field.column.encoder.field(field.column.spec.name)
+
+
+def _settings(config: LogRowsConfig) -> Plain:
+    """The config in the manifest and the fingerprint: without what is newer than them, where it is not used."""
+    settings = to_plain(config)
+    if isinstance(settings, dict):
+        newer = {"history_fields": config.history_fields, "last_train": config.last_train}
+        return {name: value for name, value in settings.items() if newer.get(name, True)}
+    return settings
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def subsample_log(log: ClickLog, path: Path | str, config: SubsampleConfig, *, o
     name = fingerprint(KIND, log.fingerprint, {"subsample": to_plain(config)})
     with write_artifact(Path(path), kind=KIND, fingerprint=name, details=details, overwrite=overwrite) as folder:
         sizes = {part: len(rows) for part, rows in kept.items()}
-        with ClickWriter(folder, log.schema, log.columns, sizes) as writer:
+        with ClickWriter(folder, log.schema, log.columns, sizes, events=log.events) as writer:
             for part, rows in kept.items():
                 for chunk in _chunks(log.part(part), rows):
                     writer.append(part, chunk)

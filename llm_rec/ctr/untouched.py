@@ -1,5 +1,5 @@
-"""Items that a user never touched, for negatives of click-log rows. For negatives of sequence models, drawn while
-training and also by popularity, see `llm_rec.sequential.negatives`.
+"""Items that a user never touched, for negatives of click-log rows: uniform, or by how often they occur. For negatives
+of sequence models, drawn while training, see `llm_rec.sequential.negatives`.
 """
 
 import numpy as np
@@ -40,3 +40,53 @@ class UntouchedItems:
         passed = np.searchsorted(self.keys, users[:, None] * self.stride + ranks, side="right")
         rows: np.ndarray = ranks + passed - self.starts[users][:, None] + 1
         return rows
+
+
+class UntouchedByFrequency:
+    """Items that a user never touched, drawn proportionally to `frequencies` by one binary search a draw.
+
+    It draws from what rejection of touched items draws from, but rejects none and so always ends. All occurrences of
+    all items lie side by side, item after item. Those of the items that a user touched are cut out: with the user's
+    distinct items sorted, item j begins at S_j, and at R_j = S_j - (the frequencies of those before it) once they are
+    cut out. A number r among what is left lies behind exactly the items with R_j <= r, and their frequencies are added.
+
+    `pairs` are (user from 0, item) as user * number of items + item, distinct and ascending. User 0 is `first_user` of
+    the log, which errors name.
+    """
+
+    def __init__(
+        self,
+        pairs: Int64[np.ndarray, "pairs"],
+        num_users: int,
+        frequencies: Int64[np.ndarray, "items"],
+        *,
+        first_user: int = 0,
+    ) -> None:
+        self.first_user = first_user
+        owners, items = np.divmod(pairs, len(frequencies))
+        self.ends = np.cumsum(frequencies)
+        touched = np.concatenate([[0], np.cumsum(frequencies[items])])
+        bounds = np.searchsorted(owners, np.arange(num_users + 1))
+        self.first = bounds[:-1]
+        self.before = touched[self.first]  # frequencies of all pairs of earlier users
+        self.left = self.ends[-1] - (touched[bounds[1:]] - self.before)
+        starts = self.ends[items] - frequencies[items]
+        self.stride = int(self.ends[-1]) + 1
+        self.keys = owners * self.stride + starts - (touched[:-1] - self.before[owners])
+        self.touched = touched
+
+    def draw(
+        self, users: Int64[np.ndarray, "positives"], number: int, rng: np.random.Generator
+    ) -> Int64[np.ndarray, "positives number"]:
+        """Items, independent draws: one may come twice. `DataError` when a user has touched every item that occurs."""
+        if number and (self.left[users] <= 0).any():
+            user = self.first_user + int(users[np.flatnonzero(self.left[users] <= 0)[0]])
+            raise DataError(
+                f"user {user} (from 0) has touched every item that occurs, so no negative is left; leave out such "
+                "users, or set negatives to 0"
+            )
+        ranks = np.floor(rng.random((len(users), number)) * self.left[users][:, None]).astype(np.int64)
+        passed = np.searchsorted(self.keys, users[:, None] * self.stride + ranks, side="right")
+        places = ranks + self.touched[passed] - self.before[users][:, None]
+        items: np.ndarray = np.searchsorted(self.ends, places, side="right")
+        return items

@@ -21,6 +21,7 @@ from ctr_models.encoders import Encoder, State
 from ctr_models.schema import IdField, MultiValue, Schema
 from llm_rec.artifacts import read_json, read_manifest, write_bytes, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
+from llm_rec.data.event_store import EventStore, open_array
 from llm_rec.data.log_spec import ColumnSpec, Part
 from llm_rec.errors import ArtifactError, ConfigError, DataError
 
@@ -31,22 +32,43 @@ _COUNTED = 1 << 20  # rows counted at a time
 
 @dataclass(frozen=True, eq=False)
 class ClickColumns:
-    """Encoded rows of one part, or a chunk of them. Columns that the schema lacks have width 0."""
+    """Encoded rows of one part, or a chunk of them. Columns that the schema lacks have width 0.
+
+    Where rows have a past, `windows` are [the first event of the row's user, one past the last event before the row]
+    in the store `events` of the log, which all its parts share, and `times` are when the rows happened, if known.
+    """
 
     ids: Int32[np.ndarray, "rows id_columns"]
     numbers: Float32[np.ndarray, "rows numbers"]
     dense: Float32[np.ndarray, "rows width"]
     labels: Float32[np.ndarray, "rows labels"]
     groups: Int64[np.ndarray, "rows"] | None = None
+    windows: Int64[np.ndarray, "rows 2"] | None = None
+    times: Int64[np.ndarray, "rows"] | None = None
+    events: EventStore | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The columns that are there, by name."""
+        """The columns that are there, by name; the store is none."""
         found = {"ids": self.ids, "numbers": self.numbers, "dense": self.dense, "labels": self.labels}
         present = {name: array for name, array in found.items() if array.shape[1]}
-        return present if self.groups is None else {**present, "groups": self.groups}
+        further = {"groups": self.groups, "windows": self.windows, "times": self.times}
+        return {**present, **{name: array for name, array in further.items() if array is not None}}
+
+    def select(self, rows: slice | np.ndarray) -> "ClickColumns":
+        """Some rows: a slice is not copied, numbers or a mask are one gather a column."""
+        return ClickColumns(
+            ids=self.ids[rows],
+            numbers=self.numbers[rows],
+            dense=self.dense[rows],
+            labels=self.labels[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            windows=None if self.windows is None else self.windows[rows],
+            times=None if self.times is None else self.times[rows],
+            events=self.events,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +101,12 @@ class ClickLog:
     @cached_property
     def parts(self) -> dict[str, ClickColumns]:
         """Every part by its name."""
-        return {part: _open_part(self.path / part, self.schema, rows) for part, rows in self.rows.items()}
+        return {part: _open_part(self.path / part, self.schema, rows, self.events) for part, rows in self.rows.items()}
+
+    @cached_property
+    def events(self) -> EventStore | None:
+        """What the rows look back on; None in a log without histories."""
+        return EventStore.load(self.path, len(self.schema.history)) if self.schema.history else None
 
     def part(self, name: Part) -> ClickColumns:
         """One part; `DataError` when the log has none of that name."""
@@ -123,23 +150,36 @@ class ClickWriter:
     """Writes the columns of every part, chunk by chunk, into a folder that becomes an artefact.
 
     The number of rows of each part is known beforehand, so each ``.npy`` header is written once and rows follow it.
+    `events` are what the windows of the rows point into, where the schema has a history.
     """
 
-    def __init__(self, folder: Path, schema: Schema, columns: Sequence[FittedColumn], rows: Mapping[Part, int]) -> None:
-        self.schema, self.rows = schema, dict(rows)
+    def __init__(
+        self,
+        folder: Path,
+        schema: Schema,
+        columns: Sequence[FittedColumn],
+        rows: Mapping[Part, int],
+        *,
+        events: EventStore | None = None,
+    ) -> None:
+        _check_store(schema, events)
+        self.schema, self.rows, self.events = schema, dict(rows), events
+        self.layout = _layout(schema, times=events is not None and events.times is not None)
         self.label_sums = {part: np.zeros(len(schema.labels)) for part in rows}
         self.stack = ExitStack()
         self.files: dict[tuple[str, str], BinaryIO] = {}
         for part, number in rows.items():
             (folder / part).mkdir()
-            for name, (width, dtype) in _layout(schema).items():
+            for name, (width, dtype) in self.layout.items():
                 file = self.stack.enter_context((folder / part / f"{name}.npy").open("wb"))
-                shape = (number,) if name == "groups" else (number, width)
+                shape = (number, width) if width else (number,)
                 header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 self.files[part, name] = file
         write_json(folder / _SCHEMA, schema)
         write_encoders(folder / _ENCODERS, columns)
+        if events is not None:
+            events.save(folder)
 
     def __enter__(self) -> "ClickWriter":
         return self
@@ -150,8 +190,15 @@ class ClickWriter:
         self.stack.close()
 
     def append(self, part: Part, columns: ClickColumns, rows: Bool[np.ndarray, "rows"] | None = None) -> None:
-        """Add the given rows of a chunk (None: all) to a part."""
-        for name, array in columns.arrays().items():
+        """Add the given rows of a chunk (None: all) to a part. `DataError` when it lacks a column, or has one more."""
+        arrays = columns.arrays()
+        if set(arrays) != set(self.layout):
+            raise DataError(
+                f"rows hold the columns {', '.join(sorted(arrays))}, but the log has {', '.join(sorted(self.layout))}"
+            )
+        if columns.windows is not None and self.events is not None:
+            _check_windows(columns.windows, len(self.events))
+        for name, array in arrays.items():
             kept = array if rows is None else array[rows]
             np.ascontiguousarray(kept).tofile(self.files[part, name])
         labels = columns.labels if rows is None else columns.labels[rows]
@@ -169,43 +216,56 @@ class ClickWriter:
         return {"rows": to_plain(self.rows), "label_means": to_plain(means)}
 
 
-def _layout(schema: Schema) -> dict[str, tuple[int, np.dtype]]:
-    """Width and type of every file of a part."""
-    widths: dict[str, tuple[int, np.dtype]] = {
+def _layout(schema: Schema, *, times: bool) -> dict[str, tuple[int, np.dtype]]:
+    """Width (0: one number a row, no second axis) and type of every file of a part."""
+    wide: dict[str, tuple[int, np.dtype]] = {
         "ids": (sum(_width(field) for field in schema.id_fields), np.dtype(np.int32)),
         "numbers": (len(schema.number_columns), np.dtype(np.float32)),
         "dense": (max((place.stop for place in schema.dense_columns.values()), default=0), np.dtype(np.float32)),
         "labels": (len(schema.labels), np.dtype(np.float32)),
-        "groups": (1 if schema.group else 0, np.dtype(np.int64)),
+        "windows": (2 if schema.history else 0, np.dtype(np.int64)),
     }
-    return {name: (width, dtype) for name, (width, dtype) in widths.items() if width}
+    layout = {name: (width, dtype) for name, (width, dtype) in wide.items() if width}
+    for name, there in (("groups", schema.group is not None), ("times", times)):
+        if there:
+            layout[name] = (0, np.dtype(np.int64))
+    return layout
 
 
 def _width(field: IdField) -> int:
     return field.length if isinstance(field, MultiValue) else 1
 
 
-def _open_part(folder: Path, schema: Schema, rows: int) -> ClickColumns:
-    layout = _layout(schema)
-    arrays = {name: _open_array(folder / f"{name}.npy", rows, width, dtype) for name, (width, dtype) in layout.items()}
+def _open_part(folder: Path, schema: Schema, rows: int, events: EventStore | None) -> ClickColumns:
+    layout = _layout(schema, times=events is not None and events.times is not None)
+    arrays = {
+        name: open_array(folder / f"{name}.npy", (rows, width) if width else (rows,), dtype)
+        for name, (width, dtype) in layout.items()
+    }
     return ClickColumns(
         ids=arrays.get("ids", np.zeros((rows, 0), dtype=np.int32)),
         numbers=arrays.get("numbers", np.zeros((rows, 0), dtype=np.float32)),
         dense=arrays.get("dense", np.zeros((rows, 0), dtype=np.float32)),
         labels=arrays["labels"],
         groups=arrays.get("groups"),
+        windows=arrays.get("windows"),
+        times=arrays.get("times"),
+        events=events,
     )
 
 
-def _open_array(path: Path, rows: int, width: int, dtype: np.dtype) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(f"{path}: not readable ({error}); encode the log again") from error
-    shape = (rows,) if path.stem == "groups" else (rows, width)
-    if array.shape != shape or array.dtype != dtype:
-        raise ArtifactError(f"{path} holds {array.dtype} {array.shape}, expected {dtype} {shape}; encode the log again")
-    return array
+def _check_store(schema: Schema, events: EventStore | None) -> None:
+    if bool(schema.history) != (events is not None):
+        raise DataError("a schema with a history and a store of events go together; give both or none")
+    if events is not None and events.ids.shape[1] != len(schema.history):
+        raise DataError(f"events have {events.ids.shape[1]} ids each, but the history names {list(schema.history)}")
+
+
+def _check_windows(windows: Int64[np.ndarray, "rows 2"], num_events: int) -> None:
+    bad = np.flatnonzero((windows[:, 0] < 1) | (windows[:, 1] < windows[:, 0]) | (windows[:, 1] > num_events + 1))
+    if len(bad):
+        found = windows[bad[0]].tolist()
+        raise DataError(f"row {bad[0]} looks back on events {found}, which is no window of the {num_events} events")
 
 
 def _encoders_plain(columns: Sequence[FittedColumn]) -> Plain:

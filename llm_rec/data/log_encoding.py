@@ -56,7 +56,7 @@ def encode_log(
 
 def log_fingerprint(files: Sequence[TableFile], spec: LogSpec) -> str:
     """The fingerprint of the log that `encode_log` makes of these files, wherever they lie. Reads them once."""
-    return fingerprint(KIND, {"spec": to_plain(spec)}, *(_described(file) for file in files))
+    return fingerprint(KIND, {"spec": to_plain(spec)}, *(described_file(file) for file in files))
 
 
 def fit_columns(
@@ -172,7 +172,7 @@ def _naming(chunk: Chunk, column: str) -> Iterator[None]:
         raise DataError(f"{chunk.where(column)}: {error}") from error
 
 
-def _described(file: TableFile) -> Mapping[str, Plain]:
+def described_file(file: TableFile) -> Mapping[str, Plain]:
     """What a file is, whatever it is called: its bytes and how they are read."""
     if not file.path.is_file():
         raise DataError(f"{file.path}: no such file")

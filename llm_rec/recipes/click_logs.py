@@ -7,7 +7,7 @@ from typing import Literal, assert_never
 
 from ctr_models.encode import MultiValueConfig, VocabularyConfig
 from llm_rec.artifacts import fingerprint, read_manifest
-from llm_rec.codec import to_plain
+from llm_rec.codec import Plain, to_plain
 from llm_rec.ctr.log_rows import LogRowsConfig, user_columns, write_log_rows
 from llm_rec.ctr.subsample import SubsampleConfig, subsample_log
 from llm_rec.data.columns import KIND, ClickLog
@@ -30,10 +30,24 @@ QUICK_ROWS = 20_000  # about so many train and evaluation rows are left by `quic
 class InteractionRowsConfig:
     """How a folder of interactions becomes click rows: leave-one-out, the `last` events of each user, `negatives` for
     each positive, drawn from what the user never touched.
+
+    With `histories` rows look back on all earlier events, those before the last ones too: items with their first genre,
+    or the category path where there are no genres.
     """
 
     last: int = 50
     negatives: int = 1
+    histories: bool = False
+
+    def __post_init__(self) -> None:
+        if self.last < 3:
+            raise ValueError(f"last must be at least 3 (train, validation, test), got {self.last}")
+
+    @property
+    def plain(self) -> dict[str, Plain]:
+        """What names the folder of a log: without what is newer than such folders, where it is not used."""
+        plain: dict[str, Plain] = {"last": self.last, "negatives": self.negatives}
+        return {**plain, "histories": True} if self.histories else plain
 
 
 def click_log(data: Path, logs: Path, config: InteractionRowsConfig | None = None, *, quick: bool = False) -> Path:
@@ -45,7 +59,7 @@ def click_log(data: Path, logs: Path, config: InteractionRowsConfig | None = Non
     """
     config = config or InteractionRowsConfig()
     files = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(data.glob("*.parquet"))]
-    path = logs / f"{data.name}-{fingerprint(*files, {'rows': to_plain(config)})}"
+    path = logs / f"{data.name}-{fingerprint(*files, {'rows': config.plain})}"
     if not path.exists():
         encode_folder(data, path, config)
     log = ClickLog.load(path)
@@ -97,6 +111,8 @@ def subsampled(log: Path, logs: Path, config: SubsampleConfig) -> Path:
 
 def _interaction_rows(data: Path, path: Path, config: InteractionRowsConfig) -> ClickLog:
     """User, item and what is known of them; validation and test are the last two events of every user."""
+    if config.histories:
+        return _history_rows(data, path, config)
     catalog, log = load_folder(FolderConfig(path=data, keep=("genres",)))
     split = leave_one_out(keep_last(log, config.last))
     known = (data / USERS).is_file()
@@ -107,3 +123,28 @@ def _interaction_rows(data: Path, path: Path, config: InteractionRowsConfig) -> 
         item_columns=(ColumnSpec(name="genres", encoder=MultiValueConfig(length=6, separator="|")),),
     )
     return write_log_rows(split, catalog, path, rows, users=users)
+
+
+def _history_rows(data: Path, path: Path, config: InteractionRowsConfig) -> ClickLog:
+    """User, item and its category, whose past events are items with their categories."""
+    import pyarrow.parquet as pq
+
+    there = pq.read_schema(data / "items.parquet").names
+    first = MultiValueConfig(length=1, separator="|")
+    columns = {
+        "genres": ColumnSpec(name="category", column="genres", encoder=first),
+        "category_path": ColumnSpec(name="category", column="category_path", encoder=VocabularyConfig()),
+    }
+    column = next((found for name, found in columns.items() if name in there), None)
+    if column is None:
+        raise DataError(
+            f"{data / 'items.parquet'}: no column {' or '.join(columns)}; histories need a category of items"
+        )
+    catalog, log = load_folder(FolderConfig(path=data, keep=(column.source,)))
+    rows = LogRowsConfig(
+        negatives=config.negatives,
+        item_columns=(column,),
+        history_fields=("item", "category"),
+        last_train=config.last - 2,
+    )
+    return write_log_rows(leave_one_out(log), catalog, path, rows)

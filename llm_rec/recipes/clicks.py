@@ -2,23 +2,37 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from rich.table import Table
 
-from ctr_models.encode import VocabularyConfig
+from ctr_models.encode import MultiValueConfig, VocabularyConfig
 from ctr_models.schema import Categorical, Dense, Field, MultiValue, Numeric
 from llm_rec.artifacts import read_manifest
+from llm_rec.ctr.behaviour_rows import (
+    BehaviourRowsConfig,
+    ImpressionRowsConfig,
+    OffsetRowsConfig,
+    behaviour_rows_fingerprint,
+    write_behaviour_rows,
+)
 from llm_rec.ctr.log_rows import LogRowsConfig, user_columns, write_log_rows
 from llm_rec.data import LeaveOneOutConfig, SplitConfig
+from llm_rec.data.behaviour_files import behaviours_fingerprint, read_behaviours
+from llm_rec.data.behaviours import behaviours_of
 from llm_rec.data.columns import KIND, ClickLog, holds
 from llm_rec.data.log_encoding import encode_log, log_fingerprint
 from llm_rec.data.log_spec import ColumnSpec
 from llm_rec.data.sources.avazu import AvazuConfig
+from llm_rec.data.sources.behaviour_log import BehaviourLogConfig, behaviour_source, published_counts
 from llm_rec.data.sources.census import CensusConfig
 from llm_rec.data.sources.click_table import ClickSourceConfig, ClickTableConfig, click_source
 from llm_rec.data.sources.criteo import CriteoConfig
 from llm_rec.data.sources.frappe import FrappeConfig
+from llm_rec.data.sources.kuairand import KuairandConfig
+from llm_rec.data.sources.taobao import TaobaoConfig
+from llm_rec.data.sources.tmall import TmallConfig
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.console import say, text_of
 from llm_rec.recipes.material import MaterialConfig, open_material
@@ -32,7 +46,12 @@ class InteractionsConfig:
 
     `item_columns` and `user_columns` name columns of the catalog and of the table `users` (whose ids are its column
     `user`); each becomes a field with a vocabulary. For other encoders set `rows.item_columns` and `rows.user_columns`
-    in a file. `codes` names semantic codes of the workspace; each book becomes a field.
+    in a file. `codes` names semantic codes of the workspace; each book becomes a field. `first_pieces` are columns of
+    the catalog that hold lists as texts, cut at `separator`: the first piece (a genre, a category) becomes a field.
+
+    `rows.history_fields` gives every row its user's past: `item`, and fields with one id an item. `rule` makes the rows
+    by places from the end of each user's events instead of by `split` and `rows`: the sample rule of DARE. Its fields
+    are the item, `item_columns` and `first_pieces`, in the past too.
     """
 
     split: SplitConfig = field(default_factory=LeaveOneOutConfig)
@@ -42,14 +61,36 @@ class InteractionsConfig:
     user: str = "user_id"
     user_columns: tuple[str, ...] = ()
     codes: str | None = None
+    first_pieces: tuple[str, ...] = ()
+    separator: str = "|"
+    rule: OffsetRowsConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.rule is not None and (self.users is not None or self.codes is not None):
+            raise ConfigError("rule makes rows of items and their columns; leave out users and codes, or the rule")
         if (self.user_columns or self.rows.user_columns) and self.users is None:
             raise ConfigError("user_columns are read from a table of users; set users to its file")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BehavioursConfig:
+    """Rows with histories from a log of behaviours: Taobao and Tmall by the rule of offsets, KuaiRand's impressions as
+    they were. About 50 bytes an event lie beside the log while it is made.
+    """
+
+    log: BehaviourLogConfig
+    rule: BehaviourRowsConfig
+
+    def __post_init__(self) -> None:
+        if isinstance(self.log, KuairandConfig) != isinstance(self.rule, ImpressionRowsConfig):
+            raise ConfigError(
+                "KuaiRand has impressions and takes the rule for them (--source.rule.kind impression_rows); Taobao and "
+                "Tmall have clicks alone and take the rule of offsets (offset_rows)"
+            )
+
+
 SourceConfig: TypeAlias = (
-    InteractionsConfig | ClickTableConfig | FrappeConfig | CensusConfig | CriteoConfig | AvazuConfig
+    InteractionsConfig | ClickTableConfig | FrappeConfig | CensusConfig | CriteoConfig | AvazuConfig | BehavioursConfig
 )
 
 
@@ -71,10 +112,14 @@ def run(job: ClicksJob) -> ClickLog:
     """Write ``workspace/clicks/<name>`` and print what is in it. The same log that is there already is kept."""
     place = Workspace(job.workspace)
     path = place.clicks(job.name)
-    if isinstance(job.source, InteractionsConfig):
-        log = _from_interactions(place, path, job.source, overwrite=job.overwrite)
-    else:
-        log = _from_files(path, job.source, overwrite=job.overwrite)
+    match job.source:
+        case InteractionsConfig():
+            log = _from_interactions(place, path, job.source, overwrite=job.overwrite)
+        case BehavioursConfig():
+            log = _from_behaviours(path, job.source, overwrite=job.overwrite)
+            say(counts_table(log, job.source))
+        case _:
+            log = _from_files(path, job.source, overwrite=job.overwrite)
     say(rows_table(log))
     say(fields_table(log))
     return log
@@ -93,13 +138,26 @@ def rows_table(log: ClickLog) -> Table:
     return table
 
 
+def counts_table(log: ClickLog, config: BehavioursConfig) -> Table:
+    """What reading saw, beside what the literature counts: copies of public logs are often cut or made up."""
+    published, found = published_counts(config.log), read_manifest(log.path, KIND).details.get("read")
+    table = Table(title="read", title_justify="left")
+    for head in ("count", "here", "published"):
+        table.add_column(head, justify="left" if head == "count" else "right")
+    for name, value in (found if isinstance(found, dict) else {}).items():
+        known = published.get(name)
+        table.add_row(name.replace("_", " "), f"{value:,}", "-" if known is None else f"{known:,}")
+    return table
+
+
 def fields_table(log: ClickLog) -> Table:
     """Every field with its raw column and its size."""
     table = Table(title=f"{len(log.schema.fields)} fields", title_justify="left")
-    for head in ("field", "column", "kind", "values"):
+    for head in ("field", "column", "kind", "values", "in the past"):
         table.add_column(head, justify="right" if head == "values" else "left")
     for found, column in zip(log.schema.fields, log.columns, strict=True):
-        table.add_row(found.name, column.spec.source, *_described(found))
+        past = "yes" if found.name in log.schema.history else "-"
+        table.add_row(found.name, column.spec.source, *_described(found), past)
     return table
 
 
@@ -123,9 +181,15 @@ def _from_files(path: Path, config: ClickSourceConfig, *, overwrite: bool) -> Cl
 
 
 def _from_interactions(place: Workspace, path: Path, config: InteractionsConfig, *, overwrite: bool) -> ClickLog:
+    first = MultiValueConfig(length=1, separator=config.separator)
+    pieces = [ColumnSpec(name=column, encoder=first) for column in config.first_pieces]
+    if config.rule is not None:
+        catalog = place.load_catalog()
+        log = behaviours_of(place.load_interactions(catalog), catalog, [*map(_field_of, config.item_columns), *pieces])
+        return write_behaviour_rows(log, path, config.rule, overwrite=overwrite)
     material = open_material(place, MaterialConfig(split=config.split, embeddings=None, codes=config.codes))
     rows = config.rows
-    items = (*rows.item_columns, *map(_field_of, config.item_columns))
+    items = (*rows.item_columns, *map(_field_of, config.item_columns), *pieces)
     users = (*rows.user_columns, *map(_field_of, config.user_columns))
     rows = replace(rows, item_columns=items, user_columns=users)
     sources = list(dict.fromkeys(column.source for column in users))
@@ -133,6 +197,16 @@ def _from_interactions(place: Workspace, path: Path, config: InteractionsConfig,
     return write_log_rows(
         material.split, material.catalog, path, rows, users=table, codes=material.codes, overwrite=overwrite
     )
+
+
+def _from_behaviours(path: Path, config: BehavioursConfig, *, overwrite: bool) -> ClickLog:
+    least = config.rule.min_events if isinstance(config.rule, OffsetRowsConfig) else 1
+    source = behaviour_source(config.log, least)
+    if not overwrite and holds(path, behaviour_rows_fingerprint(behaviours_fingerprint(source), config.rule)):
+        return ClickLog.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}.scratch-", dir=path.parent) as scratch:
+        return write_behaviour_rows(read_behaviours(source, Path(scratch)), path, config.rule, overwrite=overwrite)
 
 
 def _field_of(column: str) -> ColumnSpec:
@@ -150,6 +224,18 @@ RECIPE = Recipe(
         "census": ClicksJob(name="census", source=CensusConfig(path=Path("census"))),
         "criteo": ClicksJob(name="criteo", source=CriteoConfig(path=Path("criteo/train.txt"))),
         "avazu": ClicksJob(name="avazu", source=AvazuConfig(path=Path("avazu/train.gz"))),
+        "taobao": ClicksJob(
+            name="taobao",
+            source=BehavioursConfig(log=TaobaoConfig(path=Path("taobao/UserBehavior.csv")), rule=OffsetRowsConfig()),
+        ),
+        "tmall": ClicksJob(
+            name="tmall",
+            source=BehavioursConfig(log=TmallConfig(path=Path("tmall/user_log_format1.csv")), rule=OffsetRowsConfig()),
+        ),
+        "kuairand": ClicksJob(
+            name="kuairand",
+            source=BehavioursConfig(log=KuairandConfig(path=Path("kuairand")), rule=ImpressionRowsConfig()),
+        ),
     },
     run=run,
 )

@@ -51,7 +51,13 @@ def export_click_model(scorer: ClickScorer, folder: Path, formats: Sequence[Form
     """Write ``model.<format>`` into `folder`, each file atomically. ``onnx`` needs the extra of that name.
 
     Only the model is exported; encode rows with `ClickScorer.encode`, or by ``encoders.json`` of the saved model.
+    `ConfigError` for a model that looks at histories, which are no input of exported models.
     """
+    if scorer.history_length:
+        raise ConfigError(
+            "a model that looks at histories cannot be exported: exported models take rows alone; serve it with "
+            "ClickScorer"
+        )
     if "onnx" in formats and not all(find_spec(name) for name in ("onnx", "onnxscript")):
         raise ConfigError("export to ONNX needs onnx and onnxscript; pip install 'llm-rec[onnx]'")
     program = traced(scorer)

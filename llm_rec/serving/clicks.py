@@ -32,6 +32,7 @@ from llm_rec.data.columns import ClickColumns, ClickLog, FittedColumn, read_enco
 from llm_rec.data.log_encoding import lay_out
 from llm_rec.errors import ArtifactError, ConfigError, DataError
 from llm_rec.metrics.calibration import sigmoid
+from llm_rec.serving.click_histories import RawHistories, with_histories
 from semantic_ids.code_table import CodeTable
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ class SavedClickModel:
 
 
 class ClickScorer:
-    """Click probabilities of raw rows, by the encoders that training fitted. `columns` are those it reads, in order."""
+    """Click probabilities of raw rows, by the encoders that training fitted. `columns` are those it reads, in order.
+
+    `history_length` is that of the model: how many past events of `histories` it looks at, 0 for a model that has none.
+    """
 
     def __init__(
         self,
@@ -86,7 +90,9 @@ class ClickScorer:
         fitted: Sequence[FittedColumn],
         *,
         batch_size: int = 16384,
+        history_length: int = 0,
     ) -> None:
+        self.history_length = history_length
         self.model, self.saved, self.schema, self.fitted = model.eval(), saved, schema, tuple(fitted)
         self.batch_size = batch_size
 
@@ -100,21 +106,26 @@ class ClickScorer:
         """The loss of training: it says how many outputs the model has and which logit is the click's."""
         return self.saved.method.loss
 
-    def score(self, rows: RawRows) -> Float64[np.ndarray, "rows"]:
+    def score(self, rows: RawRows, histories: RawHistories | None = None) -> Float64[np.ndarray, "rows"]:
         """One probability a row, in order. Unseen values are no error: they are what "unknown" was trained on.
 
         `rows` holds raw columns by name (arrays, lists, or a DataFrame), as they were in the files of training; other
-        columns are ignored. Raises `DataError` for a missing column, columns of different lengths, and a value that an
-        encoder cannot read (a text where a number belongs).
+        columns are ignored. Raises `DataError` for a missing column, columns of different lengths, a value that an
+        encoder cannot read (a text where a number belongs), and histories that are missing, or do not fit the rows.
         """
-        return sigmoid(self.logits(rows))
+        return sigmoid(self.logits(rows, histories))
 
-    def logits(self, rows: RawRows) -> Float64[np.ndarray, "rows"]:
+    def logits(self, rows: RawRows, histories: RawHistories | None = None) -> Float64[np.ndarray, "rows"]:
         """Log odds of a click: `score` before the sigmoid."""
-        return click_logits(self.model, self.loss, self.encode(rows), batch_size=self.batch_size)
+        length = self.history_length
+        return click_logits(
+            self.model, self.loss, self.encode(rows, histories), batch_size=self.batch_size, history_length=length
+        )
 
-    def encode(self, rows: RawRows) -> ClickColumns:
+    def encode(self, rows: RawRows, histories: RawHistories | None = None) -> ClickColumns:
         """Rows in the layout of the schema, with labels of 0; what an exported model takes."""
+        if self.history_length and histories is None:
+            raise DataError("this model looks at histories; give those of the rows, empty lists for users without any")
         raws = {name: self._raw(rows, name) for name in self.columns}
         sizes = {name: len(raw) for name, raw in raws.items()}
         if len(set(sizes.values())) > 1:
@@ -127,7 +138,8 @@ class ClickScorer:
                 raise DataError(f"column {column.spec.source!r}: {error}") from error
         labels = np.zeros((next(iter(sizes.values())), len(self.schema.labels)), dtype=np.float32)
         groups = None if self.schema.group is None else np.zeros(len(labels), dtype=np.int64)
-        return lay_out(self.fitted, encoded, labels, groups)
+        columns = lay_out(self.fitted, encoded, labels, groups)
+        return columns if histories is None else with_histories(columns, histories, self.schema, self.fitted)
 
     @property
     def _dense(self) -> set[str]:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from ctr_models.encode import MultiValueConfig, VocabularyConfig
 from ctr_models.schema import UNKNOWN
+from llm_rec.artifacts import read_manifest
+from llm_rec.ctr.batches import to_batch
 from llm_rec.ctr.log_rows import LogRowsConfig, sample_rows, user_columns, write_log_rows
 from llm_rec.ctr.untouched import UntouchedItems
 from llm_rec.data import Catalog, Interactions, leave_one_out
@@ -29,6 +31,15 @@ def world(histories=HISTORIES, num_items=7):
         catalog=catalog.fingerprint,
     )
     return catalog, leave_one_out(log)
+
+
+def timed(split, times):
+    """The same events with times."""
+    log = split.log
+    known = Interactions(
+        list(log.user_ids), log.offsets, log.items, np.array(times), num_items=log.num_items, catalog=log.catalog
+    )
+    return leave_one_out(known)
 
 
 def ids_of(log, part, name):
@@ -132,6 +143,95 @@ def test_a_table_of_users_is_brought_into_the_order_of_the_log(tmp_path):
     (tmp_path / "users.csv").write_text("user_id,age\nu2,30\nu2,31\n")
     with pytest.raises(DataError, match="column 'user_id': duplicate id in 1 of 2 rows"):
         user_columns(tmp_path / "users.csv", split.log, ["age"])
+
+
+FIRST_GENRE = ColumnSpec(name="genre", column="genres", encoder=MultiValueConfig(length=1, separator=", "))
+WITH_PAST = LogRowsConfig(negatives=2, item_columns=(FIRST_GENRE,), history_fields=("item", "genre"))
+
+
+def test_rows_look_back_on_all_earlier_events_of_their_user_and_on_no_others(tmp_path):
+    catalog, split = world()
+    log = write_log_rows(split, catalog, tmp_path / "log", WITH_PAST)
+    assert log.schema.history == ("item", "genre")
+    rows = sample_rows(split, WITH_PAST)
+    everything = {}  # every item as a candidate with its ids
+    for part in log.rows:
+        everything.update(zip(rows[part].items.ravel().tolist(), log.part(part).ids[:, 1:].tolist(), strict=True))
+    for part, found in rows.items():
+        batch = to_batch(log.part(part), 50)
+        for place, (user, event) in enumerate(zip(found.users.tolist(), found.events.tolist(), strict=True)):
+            own = HISTORIES[user]
+            earlier = own[: event - int(split.log.offsets[user])]
+            assert len(earlier) == {"validation": len(own) - 2, "test": len(own) - 1}.get(part, len(earlier))
+            assert part != "train" or len(earlier) < max(1, len(own) - 2) or len(own) < 3
+            for row in range(place * 3, place * 3 + 3):
+                past = batch.history.ids[row][batch.history.mask[row]]
+                assert past.tolist() == [everything[item] for item in earlier]
+
+
+def test_the_past_has_the_ids_of_candidates_unknown_ones_too(tmp_path):
+    catalog, split = world()
+    log = write_log_rows(split, catalog, tmp_path / "log", WITH_PAST)
+    assert log.events.ids[1:, 0].tolist() == [2, 3, 4, 1, 3, 2, 3, 1, 1, 4, 2]
+    whole = write_log_rows(
+        split, catalog, tmp_path / "whole", LogRowsConfig(item_ids="catalog", history_fields=("item",))
+    )
+    assert whole.events.ids[1:, 0].tolist() == [item + 1 for items in HISTORIES for item in items]
+
+
+def test_a_change_of_later_events_changes_no_train_history(tmp_path):
+    catalog, split = world()
+    _, other = world([[1, 2, 7, 6], [2, 1, 2, 4, 3], [3, 1]])
+    past = []
+    for name, parted in (("a", split), ("b", other)):
+        log = write_log_rows(parted, catalog, tmp_path / name, WITH_PAST)
+        past.append(to_batch(log.part("train"), 9).history.ids)
+    assert past[0].equal(past[1])
+
+
+def test_only_the_last_train_events_may_become_rows_and_all_are_history(tmp_path):
+    catalog, split = world()
+    config = LogRowsConfig(history_fields=("item",), last_train=1)
+    rows = sample_rows(split, config)
+    assert rows["train"].events.tolist() == [1, 6, 10]
+    assert rows["test"].events.tolist() == sample_rows(split, LogRowsConfig())["test"].events.tolist()
+    log = write_log_rows(split, catalog, tmp_path / "log", config)
+    assert log.part("train").windows.tolist() == [[1, 2]] * 2 + [[5, 7]] * 2 + [[10, 11]] * 2
+    assert log.columns[1].encoder.state == {"values": ["i1", "i2", "i3"]}
+    with pytest.raises(ValueError, match="last_train must be at least 1, got 0"):
+        LogRowsConfig(last_train=0)
+
+
+def test_codes_and_times_are_in_the_past_too(tmp_path):
+    catalog, split = world()
+    split = timed(split, [10, 20, 20, 23, 1, 2, 3, 4, 5, 7, 7])
+    codes = CodeTable.from_codes(np.arange(7).reshape(7, 1), (7,))
+    config = LogRowsConfig(history_fields=("item", "code_0"))
+    log = write_log_rows(split, catalog, tmp_path / "log", config, codes=codes)
+    assert log.events.ids[1:5, 1].tolist() == [2, 3, 4, 5]
+    batch = to_batch(log.part("test"), 9)
+    assert batch.history.gaps[:1].tolist() == [[0, 4 + 1, 2 + 1, 2 + 1]]  # 13, 3 and 3 before time 23
+
+
+def test_rows_without_histories_keep_their_fingerprint(tmp_path):
+    catalog, split = world()
+    log = write_log_rows(split, catalog, tmp_path / "log", LogRowsConfig())
+    settings = read_manifest(log.path).details["settings"]
+    assert "negatives" in settings
+    assert not {"history_fields", "last_train"} & set(settings)
+    assert log.events is None
+
+
+def test_history_fields_that_cannot_be_are_named(tmp_path):
+    catalog, split = world()
+    with pytest.raises(ValueError, match=r"history_fields must begin with 'item', got \['genre'\]"):
+        LogRowsConfig(history_fields=("genre",))
+    lists = (ColumnSpec(name="genres", encoder=MultiValueConfig(length=2, separator=",")),)
+    message = "history_fields names 'genres', but items have no such field with one id; there are item; a list column"
+    with pytest.raises(DataError, match=message):
+        write_log_rows(
+            split, catalog, tmp_path / "log", LogRowsConfig(item_columns=lists, history_fields=("item", "genres"))
+        )
 
 
 def test_what_does_not_fit_is_named(tmp_path):

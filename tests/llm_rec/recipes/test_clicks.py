@@ -1,14 +1,37 @@
 """Click logs from a workspace's interactions: columns of items and users become fields."""
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 
 from llm_rec.artifacts import read_manifest
+from llm_rec.ctr.behaviour_rows import ImpressionRowsConfig, OffsetRowsConfig
 from llm_rec.ctr.log_rows import LogRowsConfig
 from llm_rec.data import Catalog, Interactions
+from llm_rec.data.columns import ClickLog
+from llm_rec.data.sources.taobao import TaobaoConfig
 from llm_rec.data.synthetic import planted_world
 from llm_rec.errors import ArtifactError, ConfigError, DataError
-from llm_rec.recipes.clicks import ClicksJob, InteractionsConfig, run
+from llm_rec.recipes.click_logs import InteractionRowsConfig, click_log
+from llm_rec.recipes.clicks import RECIPE, BehavioursConfig, ClicksJob, InteractionsConfig, run
+
+
+@pytest.fixture
+def taobao_file(tmp_path):
+    """30 users with 1 to 30 page views each, and carts between them."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for user in range(1, 31):
+        for place in range(user):
+            item = rng.integers(1, 80)
+            lines += [
+                f"{user},{item},{item % 7},pv,{1000 + place}\n",
+                f"{user},{item},{item % 7},cart,{1000 + place}\n",
+            ]
+    (tmp_path / "UserBehavior.csv").write_text("".join(lines))
+    return tmp_path / "UserBehavior.csv"
 
 
 @pytest.fixture
@@ -53,6 +76,86 @@ def test_other_rows_under_one_name_need_overwrite(place):
         run(job(place, rows=LogRowsConfig(seed=1)))
     second = run(job(place, rows=LogRowsConfig(seed=1), overwrite=True))
     assert second.fingerprint != first.fingerprint
+
+
+def test_rows_of_the_workspace_have_histories(place, capsys):
+    log = run(
+        job(place, first_pieces=("colour",), separator="-", rows=LogRowsConfig(history_fields=("item", "colour")))
+    )
+    assert log.schema.history == ("item", "colour")
+    assert log.part("test").windows.shape == (80, 2)
+    printed = capsys.readouterr().out
+    assert "in the past" in printed
+    assert {found.name: found.size - 2 for found in log.schema.fields}["colour"] == 1
+
+
+def test_rows_of_the_workspace_can_follow_the_rule_of_offsets(place):
+    rule = OffsetRowsConfig(min_events=6, train_positives=2, train_step=1)
+    log = run(job(place, item_columns=("colour",), rule=rule))
+    assert log.schema.history == ("item", "colour")
+    assert log.rows["train"] == 2 * log.rows["test"]
+    assert set(read_manifest(log.path).inputs) == {"catalog", "interactions"}
+    with pytest.raises(ConfigError, match="rule makes rows of items and their columns; leave out users and codes, or"):
+        InteractionsConfig(rule=rule, codes="moc")
+
+
+def test_taobao_becomes_rows_with_histories(tmp_path, taobao_file, capsys):
+    rule = OffsetRowsConfig(min_events=25, train_positives=2)
+    source = BehavioursConfig(log=TaobaoConfig(path=taobao_file), rule=rule)
+    log = run(ClicksJob(workspace=tmp_path / "ws", source=source))
+    assert dict(log.rows) == {"train": 6 * 2 * 3, "validation": 18, "test": 18}
+    assert [column.spec.name for column in log.columns] == ["item", "category"]
+    printed = capsys.readouterr().out
+    for word in ("930", "465", "kept users", "4,068,790", "in the past"):
+        assert word in printed
+    assert [path.name for path in log.path.parent.iterdir()] == [log.path.name]
+    again = run(ClicksJob(workspace=tmp_path / "ws", source=source))
+    assert again.fingerprint == log.fingerprint
+    with pytest.raises(ArtifactError, match="other data or settings; choose another --name, or pass --overwrite"):
+        run(ClicksJob(workspace=tmp_path / "ws", source=replace(source, rule=replace(rule, seed=1))))
+    with pytest.raises(DataError, match=r"none of 30 users has 210 events \(the most is 30\); lower min_events"):
+        run(ClicksJob(workspace=tmp_path / "ws", name="b", source=replace(source, rule=OffsetRowsConfig())))
+    assert [path.name for path in log.path.parent.iterdir()] == [log.path.name]
+
+
+def test_presets_of_behaviour_logs_name_their_files_and_rules(tmp_path):
+    presets = RECIPE.presets
+    assert presets["taobao"].source.rule == presets["tmall"].source.rule == OffsetRowsConfig()
+    assert presets["kuairand"].source.rule == ImpressionRowsConfig()
+    for name in ("taobao", "tmall", "kuairand"):
+        with pytest.raises(DataError, match="no such file|give the folder with KuaiRand's csv files"):
+            run(replace(presets[name], workspace=tmp_path / "ws"))
+    with pytest.raises(ConfigError, match="KuaiRand has impressions and takes the rule for them"):
+        replace(presets["kuairand"].source, rule=OffsetRowsConfig())
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("genres", ["a|b", "b", "a"]), ("category_path", ["x > y", "x > z", "x"])]
+)
+def test_a_folder_of_interactions_becomes_rows_with_histories(tmp_path, column, values):
+    data = tmp_path / "data"
+    data.mkdir()
+    items = {"item_id": [str(n) for n in range(9)], "title": ["t"] * 9, column: values * 3}
+    pd.DataFrame(items).to_parquet(data / "items.parquet")
+    events = [(f"u{user}", str((3 * user + order) % 8), order) for user in range(4) for order in range(6)]
+    pd.DataFrame(events, columns=["user_id", "item_id", "order"]).to_parquet(data / "interactions.parquet")
+    config = InteractionRowsConfig(last=3, histories=True)
+    log = ClickLog.load(click_log(data, tmp_path / "logs", config))
+    assert dict(log.rows) == {"train": 8, "validation": 8, "test": 8}
+    assert log.schema.history == ("item", "category")
+    lengths = {part: np.diff(np.asarray(log.part(part).windows)).ravel().tolist() for part in log.rows}
+    assert lengths == {"train": [3] * 8, "validation": [4] * 8, "test": [5] * 8}
+    plain = click_log(data, tmp_path / "logs", InteractionRowsConfig(last=3)) if column == "genres" else None
+    assert plain is None or ClickLog.load(plain).events is None
+
+
+def test_histories_need_a_category(tmp_path):
+    pd.DataFrame({"item_id": ["1"], "title": ["t"]}).to_parquet(tmp_path / "items.parquet")
+    pd.DataFrame({"user_id": ["u"], "item_id": ["1"], "order": [0]}).to_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(DataError, match="no column genres or category_path; histories need a category of items"):
+        click_log(tmp_path, tmp_path / "logs", InteractionRowsConfig(histories=True))
+    with pytest.raises(ValueError, match=r"last must be at least 3 \(train, validation, test\), got 2"):
+        InteractionRowsConfig(last=2)
 
 
 def test_what_is_missing_is_named(place):
