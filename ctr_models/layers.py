@@ -18,6 +18,7 @@ from ctr_models.checks import check_fraction
 MOMENTUM, EPSILON = 0.1, 1e-5  # of batch norm, torch's own
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "none"]
+HiddenActivation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "none", "prelu"]
 
 
 def activate(values: Float[Tensor, "*shape"], activation: Activation) -> Float[Tensor, "*shape"]:
@@ -116,15 +117,28 @@ class TableBatchNorm(nn.Module):
         return torch.unflatten(normal, 1, self.weight.shape).transpose(0, 1)
 
 
+class TablePReLU(nn.Module):
+    """max(x, 0) + a min(x, 0) (He et al., arXiv 1502.01852): one slope for all numbers of a set, 0.25 at the start."""
+
+    def __init__(self, num_tables: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((num_tables,), 0.25))
+
+    def forward(self, inputs: Float[Tensor, "tables *shape"]) -> Float[Tensor, "tables *shape"]:
+        bent: Tensor = nn.functional.prelu(inputs.unsqueeze(0), self.weight)
+        return bent.squeeze(0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MLPConfig:
     """Hidden layers [linear -> batch normalisation -> activation -> dropout], one for each of `widths`.
 
-    The two `input_*` switches come before the first layer (the bi-interaction layer of NFM has both).
+    Each layer with "prelu" has a slope of its own, one a set. The two `input_*` switches come before the first layer
+    (the bi-interaction layer of NFM has both).
     """
 
     widths: tuple[int, ...]
-    activation: Activation = "relu"
+    activation: HiddenActivation = "relu"
     batch_norm: bool = False
     dropout: float = 0.0
     input_batch_norm: bool = False
@@ -140,7 +154,8 @@ class MLPConfig:
 class _HiddenLayer(nn.Module):
     def __init__(self, config: MLPConfig, num_tables: int, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.activation: Activation = config.activation
+        self.activation: Activation = "none" if config.activation == "prelu" else config.activation
+        self.prelu = TablePReLU(num_tables) if config.activation == "prelu" else None
         self.linear = TableLinear(num_tables, in_features, out_features)
         self.norm = TableBatchNorm(num_tables, out_features) if config.batch_norm else None
         self.dropout = nn.Dropout(config.dropout)
@@ -149,7 +164,8 @@ class _HiddenLayer(nn.Module):
         out: Tensor = self.linear(inputs)
         if self.norm is not None:
             out = self.norm(out)
-        dropped: Tensor = self.dropout(activate(out, self.activation))
+        out = activate(out, self.activation) if self.prelu is None else self.prelu(out)
+        dropped: Tensor = self.dropout(out)
         return dropped
 
 
