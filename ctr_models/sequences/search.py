@@ -113,7 +113,8 @@ def _by_key(scores: Tensor, mask: Tensor, k: int) -> Tensor:
 
 def _by_sort(scores: Tensor, mask: Tensor) -> Tensor:
     """For numbers of 64 bits, which leave no room for a place: newest first, stable by score, stable by mask."""
-    by_score = scores.detach().flip(-1).sort(dim=-1, descending=True, stable=True).indices
+    known = scores.detach().masked_fill(~mask, -torch.inf)
+    by_score = known.flip(-1).sort(dim=-1, descending=True, stable=True).indices
     real = mask.flip(-1).expand_as(scores).gather(-1, by_score)
     by_mask = real.byte().sort(dim=-1, descending=True, stable=True).indices
     return scores.shape[-1] - 1 - by_score.gather(-1, by_mask)
