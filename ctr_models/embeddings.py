@@ -79,8 +79,8 @@ class EmbeddingTable(nn.Module):
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
         return self.look_up(batch.ids)
 
-    def look_up(self, ids: Int64[Tensor, "*shape id_columns"]) -> Float[Tensor, "tables *shape fields dim"]:
-        """Fields of ids in the schema's columns, with any axes before them (past events have an axis of time)."""
+    def look_up(self, ids: Int64[Tensor, "batch *shape id_columns"]) -> Float[Tensor, "tables batch *shape fields dim"]:
+        """Fields of ids in the schema's columns, with any axes before them (past events have one of time)."""
         rows = ids.flatten(0, -2)
         real = rows.ne(0)
         found = self.embedding(rows + self.offsets).mul_(real.unsqueeze(-1))

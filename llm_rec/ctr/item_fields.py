@@ -215,22 +215,26 @@ def item_event_sources(
     def build(dim: int) -> Sequence[CodeFields | TextFields]:
         return list(_item_sources(schema, config, tables, dim, num_tables, init))
 
-    books = 0 if tables.codes is None else tables.codes.num_books * config.code_copies
-    return EventSources((books if config.fusion else 0) + (config.text_fields if config.texts else 0), build)
+    books = 0 if config.fusion is None else _codes(config, tables).num_books
+    maps = 0 if not config.texts else config.text_fields
+    return EventSources(books + maps, build)
 
 
 def _item_sources(
     schema: Schema, config: ItemFieldsConfig, tables: ItemTables, dim: int, num_tables: int, init: TableInit | None
 ) -> Iterator[CodeFields | TextFields]:
     if config.fusion is not None:
-        if tables.codes is None:
-            raise ConfigError("item_fields.fusion reads semantic codes, and none were given; index the catalog first")
-        codes = copied_books(tables.codes, config.code_copies)
-        yield CodeFields(schema, config.field, codes, config.fusion, dim, num_tables, init=init)
+        yield CodeFields(schema, config.field, _codes(config, tables), config.fusion, dim, num_tables, init=init)
     if config.texts:
         if tables.embeddings is None:
             raise ConfigError("item_fields.texts reads text vectors, and none were given; encode the catalog first")
         yield TextFields(schema, config.field, tables.embeddings, config.text_fields, dim, num_tables)
+
+
+def _codes(config: ItemFieldsConfig, tables: ItemTables) -> CodeTable:
+    if tables.codes is None:
+        raise ConfigError("item_fields.fusion reads semantic codes, and none were given; index the catalog first")
+    return copied_books(tables.codes, config.code_copies)
 
 
 def copied_books(codes: CodeTable, copies: int) -> CodeTable:
