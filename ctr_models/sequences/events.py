@@ -67,7 +67,9 @@ class EventSource(Protocol):
     """Further fields of items, for candidates and events alike: codes, frozen vectors. Padding may give anything."""
 
     @property
-    def num_fields(self) -> int: ...
+    def num_fields(self) -> int:
+        """How many fields it gives."""
+        ...
 
     def look_up(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "tables *shape fields dim"]:
         """By ids of the first field of `Schema.history`."""
@@ -199,7 +201,9 @@ class RoleTables(nn.Module):
     def forward(self, given: EventIds) -> EventVectors:
         if self.target is None:
             both: Tensor = self.events(given)
-            target, events = both.split([1, both.shape[2] - 1], 2)  # whose gradient is one copy; slices fill zeros twice
+            target, events = both.split(
+                [1, both.shape[2] - 1], 2
+            )  # whose gradient is one copy; slices fill zeros twice
             return EventVectors(target.squeeze(2), events)
         first, rest = (EventIds(given.ids[:, c], given.times[:, c]) for c in (slice(0, 1), slice(1, None)))
         return EventVectors(self.target(first).squeeze(2), self.events(rest))
@@ -278,7 +282,7 @@ class EventTables(nn.Module):
             return EventIds(ids, torch.cat([ids.new_zeros(1), places(history.ids.shape[1], ids.device)]).unsqueeze(0))
         if history.gaps is None:
             raise ValueError("time is 'gap' but the batch has no gaps; take time 'position', or a log with times")
-        return EventIds(ids, torch.cat([ids.new_zeros(len(ids), 1), history.gaps], 1))
+        return EventIds(ids, torch.cat([ids.new_zeros(ids.shape[0], 1), history.gaps], 1))
 
     def attend(self, given: EventIds) -> EventVectors:
         """What search and attention look at, alone."""

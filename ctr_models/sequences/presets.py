@@ -47,7 +47,8 @@ def dare(
     score = DotScoreConfig(scale=scale)
     encoder = TargetAttentionConfig(top_k=top_k, score=score, target_aware=target_aware, auxiliary=auxiliary)
     events = EventsConfig(decouple="dare", attention_dims=attention_dims)
-    return with_encoder(encoder, events, dim, max_length, target_field=target_aware != "only")
+    odot = target_aware == "only"
+    return with_encoder(encoder, events, dim, max_length, auxiliary=auxiliary, target_field=not odot)
 
 
 def twin(*, dim: int = 16, top_k: int | None = 20, max_length: int = 200, auxiliary: bool = True) -> CTRModelConfig:
@@ -60,7 +61,7 @@ def twin(*, dim: int = 16, top_k: int | None = 20, max_length: int = 200, auxili
 def twin_hard(*, dim: int = 16, top_k: int = 20, max_length: int = 200, auxiliary: bool = True) -> CTRModelConfig:
     """TWIN that attends to the newest events of the candidate's category, filled up with the newest others."""
     encoder = TargetAttentionConfig(top_k=top_k, search="hard", auxiliary=auxiliary)
-    return with_encoder(encoder, EventsConfig(decouple="shared"), dim, max_length)
+    return with_encoder(encoder, EventsConfig(decouple="shared"), dim, max_length, auxiliary=auxiliary)
 
 
 def twin_4e(*, dim: int = 16, top_k: int | None = 20, max_length: int = 200, auxiliary: bool = True) -> CTRModelConfig:
@@ -85,13 +86,13 @@ def twin_without_tr(
 ) -> CTRModelConfig:
     """TWIN without the target-aware representation: the head reads [candidate, pooled]."""
     encoder = TargetAttentionConfig(top_k=top_k, target_aware="none", auxiliary=auxiliary)
-    return with_encoder(encoder, EventsConfig(decouple="shared"), dim, max_length)
+    return with_encoder(encoder, EventsConfig(decouple="shared"), dim, max_length, auxiliary=auxiliary)
 
 
 def din(*, dim: int = 16, top_k: int | None = 20, max_length: int = 200, auxiliary: bool = True) -> CTRModelConfig:
     """DIN as DARE's paper compares it: its MLP's score, then search, softmax and products as TWIN."""
     encoder = TargetAttentionConfig(top_k=top_k, score=MLPScoreConfig(), auxiliary=auxiliary)
-    return with_encoder(encoder, EventsConfig(decouple="shared"), dim, max_length)
+    return with_encoder(encoder, EventsConfig(decouple="shared"), dim, max_length, auxiliary=auxiliary)
 
 
 def din_unsearched(*, dim: int = 16, max_length: int = 200, softmax: bool = False) -> CTRModelConfig:
@@ -119,10 +120,15 @@ def tin_released(*, dim: int = 64, max_length: int = 430) -> CTRModelConfig:
 
 
 def with_encoder(
-    encoder: EncoderConfig, events: EventsConfig, dim: int, max_length: int, *, target_field: bool = True
+    encoder: EncoderConfig,
+    events: EventsConfig,
+    dim: int,
+    max_length: int,
+    *,
+    auxiliary: bool = False,
+    target_field: bool = True,
 ) -> CTRModelConfig:
-    """Any encoder under DARE's head, with its auxiliary head where the encoder has auxiliary outputs of that kind."""
-    auxiliary = isinstance(encoder, TargetAttentionConfig) and encoder.auxiliary
+    """Any encoder under DARE's head; `auxiliary` adds the second head, for encoders that have outputs for one."""
     return CTRModelConfig(
         towers=(TowerConfig(hidden=HEAD),),
         dim=dim,
@@ -146,7 +152,7 @@ def preset(name: str) -> CTRModelConfig:
 
 def _decoupled(decouple: Decouple, dim: int, top_k: int | None, max_length: int, auxiliary: bool) -> CTRModelConfig:
     encoder = TargetAttentionConfig(top_k=top_k, auxiliary=auxiliary)
-    return with_encoder(encoder, EventsConfig(decouple=decouple), dim, max_length)
+    return with_encoder(encoder, EventsConfig(decouple=decouple), dim, max_length, auxiliary=auxiliary)
 
 
 PRESETS: MappingProxyType[str, Callable[[], CTRModelConfig]] = MappingProxyType(

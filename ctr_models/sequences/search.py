@@ -88,14 +88,14 @@ def newest(
     return rank.topk(min(k, length), dim=1).indices
 
 
-def masked(scores: Float[Tensor, "*shape"], mask: Bool[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-    """Scores, with the smallest finite number of their type where there is no event: no type overflows."""
+def masked(scores: Float[Tensor, "*shape"], mask: Bool[Tensor, "..."]) -> Float[Tensor, "*shape"]:
+    """Scores, with the smallest finite number of their type where a mask, which may broadcast, is False."""
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
 
 def take(values: Shaped[Tensor, "batch length *rest"], indices: Int64[Tensor, "batch k"]) -> Tensor:
     """Columns `indices` of each row: (batch, k, ...)."""
-    rows = indices + torch.arange(len(indices), device=indices.device).unsqueeze(1) * values.shape[1]
+    rows = indices + torch.arange(indices.shape[0], device=indices.device).unsqueeze(1) * values.shape[1]
     taken: Tensor = torch.unflatten(values.flatten(0, 1).index_select(0, rows.flatten()), 0, indices.shape)
     return taken
 

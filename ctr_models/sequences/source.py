@@ -143,8 +143,8 @@ class SequenceSource(nn.Module):
         with torch.no_grad():
             attended = None if encoder.selects_by_ids else self.events.attend(given)
             chosen = encoder.select(attended, events[..., 0].ne(0), ids, events)
-        columns = torch.cat([chosen.new_zeros(len(chosen), 1), chosen.sort(dim=1).values + 1], 1)
-        return EventIds(take(given.ids, columns), given.times.expand(len(ids), -1).gather(1, columns))
+        columns = torch.cat([chosen.new_zeros(chosen.shape[0], 1), chosen.sort(dim=1).values + 1], 1)
+        return EventIds(take(given.ids, columns), given.times.expand(ids.shape[0], -1).gather(1, columns))
 
     def _split(
         self, target: Float[Tensor, "tables batch width"], outputs: Float[Tensor, "tables batch outputs width"]

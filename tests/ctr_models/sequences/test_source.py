@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ctr_models.batch import HistoryBatch
+from ctr_models.batch import FeatureBatch, HistoryBatch
 from ctr_models.embeddings import LinearTerm, schema_vectors
 from ctr_models.interactions import presets as interactions
 from ctr_models.layers import MLPConfig
@@ -103,6 +103,27 @@ def test_the_inference_path_is_that_of_training_without_its_second_head():
     assert built.eval().outputs(given).auxiliary is None
     plain = model(interactions.dnn(dim=4, hidden=MLPConfig(widths=(5,))), outputs=1)
     assert plain.outputs(given)[1:] == (None, None)
+
+
+class Inference(torch.nn.Module):
+    """Ids of candidates and events -> logits: what a server runs."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids, events):
+        empty = ids.new_zeros((ids.shape[0], 0), dtype=torch.float32)
+        return self.inner(FeatureBatch(ids, empty, empty, empty, None, HistoryBatch(events)))
+
+
+@pytest.mark.parametrize("name", ["dare", "hard"])
+def test_the_inference_path_is_exported_for_any_batch(name):
+    given, module = batch(), Inference(model(SEARCHED[name]).eval())
+    rows = torch.export.Dim("rows", min=2, max=1 << 20)
+    shapes = {"ids": {0: rows}, "events": {0: rows}}
+    graph = torch.export.export(module, (given.ids, given.history.ids), dynamic_shapes=shapes)
+    torch.testing.assert_close(graph.module()(given.ids[:5], given.history.ids[:5]), module.inner(given)[:5])
 
 
 def test_longer_histories_are_cut_to_the_newest_events():

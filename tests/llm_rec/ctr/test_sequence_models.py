@@ -131,6 +131,9 @@ def test_codes_and_texts_of_items_are_parts_of_candidates_and_events(config):
     roles = 2 if config is DARE else 1
     assert kinds == [CodeFields, TextFields] * roles
     assert model.sequence.events.layout.parts == 2 + 2 + 2 + (config.sequence.events.position == "concat")
+    groups = click_groups(model, embedding_l2=0.5, dense_l2=0.25, tables="dense")
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(id(parameter) for parameter in model.parameters())
     given = batch()
     read = model.sequence.read(given)
     (codes, texts) = model.sequence.events.representation.events.sources
