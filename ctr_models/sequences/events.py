@@ -201,9 +201,8 @@ class RoleTables(nn.Module):
     def forward(self, given: EventIds) -> EventVectors:
         if self.target is None:
             both: Tensor = self.events(given)
-            target, events = both.split(
-                [1, both.shape[2] - 1], 2
-            )  # whose gradient is one copy; slices fill zeros twice
+            sizes = [1, both.shape[2] - 1]
+            target, events = both.split_with_sizes(sizes, 2)  # the gradient is one copy, that of two slices three
             return EventVectors(target.squeeze(2), events)
         first, rest = (EventIds(given.ids[:, c], given.times[:, c]) for c in (slice(0, 1), slice(1, None)))
         return EventVectors(self.target(first).squeeze(2), self.events(rest))
