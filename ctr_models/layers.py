@@ -90,7 +90,7 @@ class TableLayerNorm(nn.Module):
 
 class TableBatchNorm(nn.Module):
     """Batch normalisation of every set and channel by itself: exactly BatchNorm1d over tables * channels channels, with
-    parameters and statistics of (tables, channels). A training batch needs two rows.
+    parameters and statistics of (tables, channels). A training batch needs two rows. See `use_batch_statistics`.
     """
 
     running_mean: Tensor
@@ -102,19 +102,31 @@ class TableBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_tables, channels))
         self.register_buffer("running_mean", torch.zeros(num_tables, channels))
         self.register_buffer("running_var", torch.ones(num_tables, channels))
+        self.batch_statistics = False
 
     def forward(self, inputs: Float[Tensor, "tables batch channels"]) -> Float[Tensor, "tables batch channels"]:
+        alone = self.batch_statistics and not self.training
         normal = nn.functional.batch_norm(
             inputs.transpose(0, 1).flatten(1),
-            self.running_mean.view(-1),
-            self.running_var.view(-1),
+            None if alone else self.running_mean.view(-1),
+            None if alone else self.running_var.view(-1),
             self.weight.view(-1),
             self.bias.view(-1),
-            training=self.training,
+            training=self.training or alone,
             momentum=MOMENTUM,
             eps=EPSILON,
         )
         return torch.unflatten(normal, 1, self.weight.shape).transpose(0, 1)
+
+
+def use_batch_statistics(module: nn.Module, on: bool = True) -> None:
+    """Whether batch normalisation in evaluation takes the statistics of each batch, as released code does that never
+    leaves training mode (DARE's): a like-for-like figure. Scores then depend on their batch, which needs two rows;
+    running statistics stay as they are.
+    """
+    for layer in module.modules():
+        if isinstance(layer, TableBatchNorm):
+            layer.batch_statistics = on
 
 
 class TablePReLU(nn.Module):

@@ -2,7 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from ctr_models.layers import MLP, MLPConfig, TableBatchNorm, TableLayerNorm, TableLinear, TablePReLU, activate, xavier
+from ctr_models.layers import (
+    MLP,
+    MLPConfig,
+    TableBatchNorm,
+    TableLayerNorm,
+    TableLinear,
+    TablePReLU,
+    activate,
+    use_batch_statistics,
+    xavier,
+)
 
 
 def test_tables_of_a_linear_layer_equal_a_loop_over_linear_layers() -> None:
@@ -129,3 +139,17 @@ def test_each_hidden_layer_with_prelu_has_slopes_of_its_own() -> None:
     x = torch.randn(3, 6, 5, dtype=torch.float64)
     (mlp(x).square().sum()).backward()
     assert all(value.grad is not None and (value.grad != 0).all() for value in slopes.values())
+
+
+def test_evaluation_by_statistics_of_the_batch_gives_the_numbers_of_training_and_keeps_the_running_ones() -> None:
+    mlp, x = MLP(MLPConfig(widths=(4, 2), batch_norm=True, input_batch_norm=True), 2, 5), torch.randn(2, 6, 5)
+    trained = mlp.train()(x)
+    mlp.eval()
+    kept = {name: value.clone() for name, value in mlp.state_dict().items()}
+    running = mlp(x)
+    use_batch_statistics(mlp)
+    torch.testing.assert_close(mlp(x), trained)
+    assert all(torch.equal(value, kept[name]) for name, value in mlp.state_dict().items())
+    use_batch_statistics(mlp, False)
+    assert torch.equal(mlp(x), running)
+    assert not torch.allclose(running, trained)
