@@ -68,9 +68,8 @@ class EmbeddingTable(nn.Module):
         self.dim, self.num_tables, self.num_fields = dim, num_tables, len(schema.id_fields)
         self.rows = field_rows(schema)
         self._fields = [(schema.id_columns[field.name], field) for field in schema.id_fields]
-        starts = torch.tensor([self.rows[field.name].start for field in schema.id_fields])
-        widths = torch.tensor([columns.stop - columns.start for columns, _ in self._fields])
-        self.register_buffer("offsets", starts.repeat_interleave(widths), persistent=False)
+        starts = [self.rows[f.name].start for columns, f in self._fields for _ in range(columns.start, columns.stop)]
+        self.register_buffer("offsets", torch.tensor(starts), persistent=False)
         paddings = sorted({rows.start for rows in self.rows.values()})
         weight = torch.empty(max(rows.stop for rows in self.rows.values()), num_tables * dim)
         init_table(weight, init or NormalInit(), rows=len(weight) - len(paddings), dim=dim)
@@ -78,9 +77,16 @@ class EmbeddingTable(nn.Module):
         self.embedding = nn.Embedding(len(weight), weight.shape[1], sparse=sparse, _weight=weight)
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
-        real = batch.ids.ne(0)
-        found = self.embedding(batch.ids + self.offsets).mul_(real.unsqueeze(-1))
-        return rearrange(pool(found, real, self._fields), "b f (t d) -> t b f d", t=self.num_tables)
+        return self.look_up(batch.ids)
+
+    def look_up(self, ids: Int64[Tensor, "batch *shape id_columns"]) -> Float[Tensor, "tables batch *shape fields dim"]:
+        """Fields of ids in the schema's columns, with any axes before them (past events have one of time)."""
+        rows = ids.flatten(0, -2)
+        real = rows.ne(0)
+        found = self.embedding(rows + self.offsets).mul_(real.unsqueeze(-1))
+        vectors = rearrange(pool(found, real, self._fields), "b f (t d) -> t b f d", t=self.num_tables)
+        shaped: Tensor = torch.unflatten(vectors, 1, ids.shape[:-1])
+        return shaped
 
     def field_weight(self, name: str) -> Float[Tensor, "tables rows dim"]:
         """The rows of one field, padding first: a view, for analyses."""

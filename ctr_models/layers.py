@@ -18,6 +18,7 @@ from ctr_models.checks import check_fraction
 MOMENTUM, EPSILON = 0.1, 1e-5  # of batch norm, torch's own
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "none"]
+HiddenActivation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "none", "prelu"]
 
 
 def activate(values: Float[Tensor, "*shape"], activation: Activation) -> Float[Tensor, "*shape"]:
@@ -89,7 +90,7 @@ class TableLayerNorm(nn.Module):
 
 class TableBatchNorm(nn.Module):
     """Batch normalisation of every set and channel by itself: exactly BatchNorm1d over tables * channels channels, with
-    parameters and statistics of (tables, channels). A training batch needs two rows.
+    parameters and statistics of (tables, channels). A training batch needs two rows. See `use_batch_statistics`.
     """
 
     running_mean: Tensor
@@ -101,30 +102,55 @@ class TableBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_tables, channels))
         self.register_buffer("running_mean", torch.zeros(num_tables, channels))
         self.register_buffer("running_var", torch.ones(num_tables, channels))
+        self.batch_statistics = False
 
     def forward(self, inputs: Float[Tensor, "tables batch channels"]) -> Float[Tensor, "tables batch channels"]:
+        alone = self.batch_statistics and not self.training
         normal = nn.functional.batch_norm(
             inputs.transpose(0, 1).flatten(1),
-            self.running_mean.view(-1),
-            self.running_var.view(-1),
+            None if alone else self.running_mean.view(-1),
+            None if alone else self.running_var.view(-1),
             self.weight.view(-1),
             self.bias.view(-1),
-            training=self.training,
+            training=self.training or alone,
             momentum=MOMENTUM,
             eps=EPSILON,
         )
         return torch.unflatten(normal, 1, self.weight.shape).transpose(0, 1)
 
 
+def use_batch_statistics(module: nn.Module, on: bool = True) -> None:
+    """Whether batch normalisation in evaluation takes the statistics of each batch, as released code does that never
+    leaves training mode (DARE's): a like-for-like figure. Scores then depend on their batch, which needs two rows;
+    running statistics stay as they are.
+    """
+    for layer in module.modules():
+        if isinstance(layer, TableBatchNorm):
+            layer.batch_statistics = on
+
+
+class TablePReLU(nn.Module):
+    """max(x, 0) + a min(x, 0) (He et al., arXiv 1502.01852): one slope for all numbers of a set, 0.25 at the start."""
+
+    def __init__(self, num_tables: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((num_tables,), 0.25))
+
+    def forward(self, inputs: Float[Tensor, "tables *shape"]) -> Float[Tensor, "tables *shape"]:
+        bent: Tensor = nn.functional.prelu(inputs.unsqueeze(0), self.weight)
+        return bent.squeeze(0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MLPConfig:
     """Hidden layers [linear -> batch normalisation -> activation -> dropout], one for each of `widths`.
 
-    The two `input_*` switches come before the first layer (the bi-interaction layer of NFM has both).
+    Each layer with "prelu" has a slope of its own, one a set. The two `input_*` switches come before the first layer
+    (the bi-interaction layer of NFM has both).
     """
 
     widths: tuple[int, ...]
-    activation: Activation = "relu"
+    activation: HiddenActivation = "relu"
     batch_norm: bool = False
     dropout: float = 0.0
     input_batch_norm: bool = False
@@ -140,7 +166,8 @@ class MLPConfig:
 class _HiddenLayer(nn.Module):
     def __init__(self, config: MLPConfig, num_tables: int, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.activation: Activation = config.activation
+        self.activation: Activation = "none" if config.activation == "prelu" else config.activation
+        self.prelu = TablePReLU(num_tables) if config.activation == "prelu" else None
         self.linear = TableLinear(num_tables, in_features, out_features)
         self.norm = TableBatchNorm(num_tables, out_features) if config.batch_norm else None
         self.dropout = nn.Dropout(config.dropout)
@@ -149,7 +176,8 @@ class _HiddenLayer(nn.Module):
         out: Tensor = self.linear(inputs)
         if self.norm is not None:
             out = self.norm(out)
-        dropped: Tensor = self.dropout(activate(out, self.activation))
+        out = activate(out, self.activation) if self.prelu is None else self.prelu(out)
+        dropped: Tensor = self.dropout(out)
         return dropped
 
 

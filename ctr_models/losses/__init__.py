@@ -3,6 +3,7 @@
 from ctr_models.losses.click import (
     BCEConfig,
     ClickLossConfig,
+    CrossEntropyConfig,
     JRCConfig,
     ListwiseConfig,
     LossParts,
@@ -30,6 +31,7 @@ from ctr_models.losses.regularizers import (
 __all__ = [
     "BCEConfig",
     "ClickLossConfig",
+    "CrossEntropyConfig",
     "GradientStats",
     "JRCConfig",
     "ListwiseConfig",

@@ -8,6 +8,7 @@ means follows the code of that paper, and differs by loss:
 | loss | pointwise term | ranking term |
 |---|---|---|
 | BCE | weights positives, divided by the batch | - |
+| cross-entropy of two logits | the same, of z1 - z0 | - |
 | shifted focal | the same, times the focal weight | - |
 | pairwise | the same as BCE | ignored |
 | listwise, regression compatible | the same as BCE | inside the logarithm, on positives |
@@ -32,6 +33,19 @@ from ctr_models.losses.pointwise import shifted_focal, weighted_bce
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BCEConfig:
     """`weighted_bce` alone."""
+
+    pos_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.pos_weight)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossEntropyConfig:
+    """Softmax cross-entropy of two logits (no click, click): `weighted_bce` of z1 - z0, as DIN, TWIN and DARE have it.
+    It is `JRCConfig` with alpha 1, without the ranking term's work. A model with two outputs is trained otherwise than
+    one with one: the difference moves twice as fast. The model must have two outputs: `num_outputs`.
+    """
 
     pos_weight: float = 1.0
 
@@ -104,7 +118,13 @@ class JRCConfig:
 
 
 ClickLossConfig: TypeAlias = (
-    BCEConfig | ShiftedFocalConfig | PairwiseConfig | ListwiseConfig | RegressionCompatibleConfig | JRCConfig
+    BCEConfig
+    | CrossEntropyConfig
+    | ShiftedFocalConfig
+    | PairwiseConfig
+    | ListwiseConfig
+    | RegressionCompatibleConfig
+    | JRCConfig
 )
 
 
@@ -129,7 +149,7 @@ def click_loss(
     """
     score = click_logits(config, logits)
     match config:
-        case BCEConfig():
+        case BCEConfig() | CrossEntropyConfig():
             return _alone(weighted_bce(score, labels, pos_weight=config.pos_weight))
         case ShiftedFocalConfig():
             return _alone(shifted_focal(score, labels, gamma=config.gamma, pos_weight=config.pos_weight))
@@ -154,8 +174,8 @@ def click_loss(
 
 
 def num_outputs(config: ClickLossConfig) -> int:
-    """Logits a row that a loss asks of the model: 2 for JRC, else 1."""
-    return 2 if isinstance(config, JRCConfig) else 1
+    """Logits a row that a loss asks of the model: 2 for JRC and the cross-entropy of two logits, else 1."""
+    return 2 if isinstance(config, JRCConfig | CrossEntropyConfig) else 1
 
 
 def check_outputs(config: ClickLossConfig, logits: Float[Tensor, "batch outputs"]) -> None:
@@ -168,7 +188,7 @@ def check_outputs(config: ClickLossConfig, logits: Float[Tensor, "batch outputs"
 
 
 def probabilities(config: ClickLossConfig, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch"]:
-    """Predicted click probability: sigmoid(s), and sigmoid(z1 - z0) for JRC. The same errors as `click_loss`.
+    """Predicted click probability: sigmoid(s), and sigmoid(z1 - z0) of two logits. The same errors as `click_loss`.
 
     >>> probabilities(JRCConfig(), torch.tensor([[1.0, 1.0]])).tolist()
     [0.5]
@@ -177,9 +197,9 @@ def probabilities(config: ClickLossConfig, logits: Float[Tensor, "batch outputs"
 
 
 def click_logits(config: ClickLossConfig, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch"]:
-    """The log odds of a click, one a row: what AUC and log loss are computed from. z1 - z0 for JRC."""
+    """The log odds of a click, one a row: what AUC and log loss are computed from. z1 - z0 of two."""
     check_outputs(config, logits)
-    return logits[:, 1] - logits[:, 0] if isinstance(config, JRCConfig) else logits[:, 0]
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
 
 
 def effective_positive_rate(positive_rate: float, pos_weight: float) -> float:

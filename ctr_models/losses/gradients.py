@@ -14,6 +14,7 @@ from torch import Tensor
 from ctr_models.losses.click import (
     BCEConfig,
     ClickLossConfig,
+    CrossEntropyConfig,
     JRCConfig,
     ListwiseConfig,
     PairwiseConfig,
@@ -29,7 +30,7 @@ from ctr_models.losses.pairwise import pair_terms
 class GradientStats(NamedTuple):
     """Absolute gradients at the negatives of a batch: mean, and three percentiles; `positive_mean` for comparison.
 
-    Zero where the class is missing. For JRC they are those of the click logit z1.
+    Zero where the class is missing. Of two logits they are those of the click logit z1.
     """
 
     mean: Float[Tensor, ""]
@@ -82,6 +83,9 @@ def logit_gradients(
     match loss:
         case BCEConfig():
             return _bce(score, labels, loss.pos_weight).unsqueeze(1)
+        case CrossEntropyConfig():
+            slope = _bce(score, labels, loss.pos_weight)
+            return torch.stack([-slope, slope], dim=1)
         case ShiftedFocalConfig():
             return _focal(score, labels, loss.gamma, loss.pos_weight).unsqueeze(1)
         case PairwiseConfig():

@@ -5,7 +5,7 @@ never saw have codes and texts too. Codes may also be plain categorical fields o
 (`llm_rec.ctr.log_rows`); here they pass a fusion first (Mixture-of-Codes, arXiv 2410.09560, stage 2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import FieldVectors, TableInit, init_table
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import RESERVED, Schema
+from ctr_models.sequences.events import EventSources
 from llm_rec.data.columns import ClickLog
 from llm_rec.errors import ConfigError
 from llm_rec.frequency_gate import GateConfig, build_gate
@@ -105,11 +106,12 @@ class CodeFields(nn.Module):
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
         return self.look_up(batch.ids[:, self.column])
 
-    def look_up(self, ids: Int64[Tensor, "batch"]) -> Float[Tensor, "tables batch fields dim"]:
-        """The fields of items by their ids in the log."""
-        found = self.embedding(F.embedding(ids, self.codes))
+    def look_up(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "tables *shape fields dim"]:
+        """The fields of items by their ids in the log: candidates, or past events of any shape."""
+        found = self.embedding(F.embedding(ids.flatten(), self.codes))
         vectors: Tensor = self.fusion(found.unflatten(-1, (self.num_tables, -1)).permute(2, 0, 1, 3))
-        return vectors
+        shaped: Tensor = torch.unflatten(vectors, 1, ids.shape)
+        return shaped
 
 
 class TextFields(nn.Module):
@@ -135,10 +137,10 @@ class TextFields(nn.Module):
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
         return self.look_up(batch.ids[:, self.column])
 
-    def look_up(self, ids: Int64[Tensor, "batch"]) -> Float[Tensor, "tables batch fields dim"]:
-        """The fields of items by their ids in the log."""
+    def look_up(self, ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "tables *shape fields dim"]:
+        """The fields of items by their ids in the log: candidates, or past events of any shape."""
         found: Tensor = self.project(F.embedding(ids, self.matrix))
-        return rearrange(found, "b (t f d) -> t b f d", t=self.num_tables, f=self.num_fields)
+        return rearrange(found, "... (t f d) -> t ... f d", t=self.num_tables, f=self.num_fields)
 
 
 class GatedFields(nn.Module):
@@ -186,25 +188,53 @@ def with_item_fields(
 
     Raises `ConfigError` when `tables` lacks what `config` asks for.
     """
-    sources: list[FieldSource] = [own]
-    codes: CodeTable | None = None
-    if config.fusion is not None:
-        if tables.codes is None:
-            raise ConfigError("item_fields.fusion reads semantic codes, and none were given; index the catalog first")
-        codes = copied_books(tables.codes, config.code_copies)
-        sources.append(CodeFields(schema, config.field, codes, config.fusion, dim, num_tables, init=init))
-    if config.texts:
-        if tables.embeddings is None:
-            raise ConfigError("item_fields.texts reads text vectors, and none were given; encode the catalog first")
-        sources.append(TextFields(schema, config.field, tables.embeddings, config.text_fields, dim, num_tables))
-    joined = FieldVectors(sources)
-    if config.gate is None or codes is None:
+    further = list(_item_sources(schema, config, tables, dim, num_tables, init))
+    joined = FieldVectors([own, *further])
+    codes = further[0] if further else None
+    if config.gate is None or not isinstance(codes, CodeFields):
         return joined
     place = [field.name for field in schema.fields].index(config.field)
-    places = range(own.num_fields, own.num_fields + codes.num_books)
+    places = range(own.num_fields, own.num_fields + codes.num_fields)
     gate = build_gate(config.gate, tables.train_counts, [(0.0, 0.0), (0.0, 0.0)])
     column = _column(schema, config.field, len(tables.train_counts) - 1)
     return GatedFields(joined, gate, column, place, places)
+
+
+def item_event_sources(
+    schema: Schema, config: ItemFieldsConfig, tables: ItemTables, num_tables: int, *, init: TableInit | None = None
+) -> EventSources:
+    """The fields of `config` for candidates and their past events alike, as parts of both: each table of a decoupled
+    model has embeddings of codes, or maps of texts, of its own. Raises `ConfigError` as `with_item_fields` does, for
+    another field than the first of `Schema.history`, and for a gate, which is for ordinary fields.
+    """
+    if config.gate is not None:
+        raise ConfigError("item_fields.gate is for ordinary fields; leave it out where a model reads past events")
+    if schema.history[:1] != (config.field,):
+        raise ConfigError(f"item_fields.field must be the first of the history {schema.history}, got {config.field!r}")
+
+    def build(dim: int) -> Sequence[CodeFields | TextFields]:
+        return list(_item_sources(schema, config, tables, dim, num_tables, init))
+
+    books = 0 if config.fusion is None else _codes(config, tables).num_books
+    maps = 0 if not config.texts else config.text_fields
+    return EventSources(books + maps, build)
+
+
+def _item_sources(
+    schema: Schema, config: ItemFieldsConfig, tables: ItemTables, dim: int, num_tables: int, init: TableInit | None
+) -> Iterator[CodeFields | TextFields]:
+    if config.fusion is not None:
+        yield CodeFields(schema, config.field, _codes(config, tables), config.fusion, dim, num_tables, init=init)
+    if config.texts:
+        if tables.embeddings is None:
+            raise ConfigError("item_fields.texts reads text vectors, and none were given; encode the catalog first")
+        yield TextFields(schema, config.field, tables.embeddings, config.text_fields, dim, num_tables)
+
+
+def _codes(config: ItemFieldsConfig, tables: ItemTables) -> CodeTable:
+    if tables.codes is None:
+        raise ConfigError("item_fields.fusion reads semantic codes, and none were given; index the catalog first")
+    return copied_books(tables.codes, config.code_copies)
 
 
 def copied_books(codes: CodeTable, copies: int) -> CodeTable:

@@ -10,13 +10,14 @@ from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import LinearTerm, NormalInit, TableInit, schema_vectors
 from ctr_models.interactions.presets import dcn_v2
 from ctr_models.losses import BCEConfig, ClickLossConfig, num_outputs
-from ctr_models.model import CTRModel, CTRModelConfig, build_ctr_model
+from ctr_models.model import CTRModel, CTRModelConfig, build_ctr_model, draw_weights
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import Schema
+from ctr_models.sequences.events import EventsConfig, EventTables
 from llm_rec.codec import to_plain
 from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
 from llm_rec.ctr.evaluation import click_logits
-from llm_rec.ctr.item_fields import ItemFieldsConfig, ItemTables, with_item_fields
+from llm_rec.ctr.item_fields import ItemFieldsConfig, ItemTables, item_event_sources, with_item_fields
 from llm_rec.ctr.penalties import PenaltyConfig
 from llm_rec.ctr.task import ClickTask, click_groups
 from llm_rec.data.columns import ClickLog
@@ -42,7 +43,12 @@ class ClickMethodConfig:
     pulls every row. "rowwise_adagrad" and "lazy_adam" touch the rows of the batch alone, and `embedding_l2` with them:
     another algorithm, whose step does not get slower with the vocabulary. `embedding_l2` is the coefficient of the
     gradient (lambda of lambda / 2 |w|^2); other weights have the trainer's `weight_decay`, which is the same kind of
-    term when its optimiser is "adam". The trainer's defaults are those of public CTR benchmarks: Adam, early stopping
+    term when its optimiser is "adam"; `decay_biases` False leaves biases out of it.
+
+    `init` is that of tables. `weight_init`: the standard deviation of all other weights that are no biases, scales of
+    normalisations among them, in place of each layer's own start (the released DARE: 0.01 for both).
+    `auxiliary_weight`: of the loss of a sequence model's auxiliary head. With a sequence, `item_fields` are parts of
+    candidates and past events alike. The trainer's defaults are those of public CTR benchmarks: Adam, early stopping
     by validation AUC with patience 2, a tenth of the learning rate after each epoch without a gain.
     """
 
@@ -52,14 +58,21 @@ class ClickMethodConfig:
     penalty: PenaltyConfig | None = None
     item_fields: ItemFieldsConfig | None = None
     init: TableInit = field(default_factory=NormalInit)
+    weight_init: float | None = None
     tables: OptimizerKind = "dense"
     embedding_l2: float = 0.0
+    decay_biases: bool = True
+    auxiliary_weight: float = 1.0
     batches: ClickBatchConfig = field(default_factory=ClickBatchConfig)
     trainer: TrainerConfig = field(default_factory=_trainer)
 
     def __post_init__(self) -> None:
         if self.embedding_l2 < 0:
             raise ConfigError(f"embedding_l2 must not be negative, got {self.embedding_l2}")
+        if self.weight_init is not None and self.weight_init <= 0:
+            raise ConfigError(f"weight_init must be above 0, got {self.weight_init}")
+        if self.auxiliary_weight < 0:
+            raise ConfigError(f"auxiliary_weight must not be negative, got {self.auxiliary_weight}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,24 +88,33 @@ def build_click_model(method: ClickMethodConfig, schema: Schema, items: ItemTabl
 
     `items` holds what `method.item_fields` reads; `ConfigError` when it is not there.
     """
-    sparse = method.tables != "dense"
-    if method.item_fields is not None and items is None:
+    sparse, wanted, init = method.tables != "dense", method.item_fields, method.init
+    if wanted is not None and items is None:
         raise ConfigError("item_fields needs the tables of a catalog; pass items, or leave item_fields out")
 
     def sources(given: Schema, dim: int, num_tables: int) -> FieldSource:
-        own = schema_vectors(given, dim, num_tables, init=method.init, sparse=sparse)
-        if method.item_fields is None or items is None:
+        own = schema_vectors(given, dim, num_tables, init=init, sparse=sparse)
+        if wanted is None or items is None or method.model.sequence is not None:
             return own
-        return with_item_fields(own, given, method.item_fields, items, dim, num_tables, init=method.init)
+        return with_item_fields(own, given, wanted, items, dim, num_tables, init=init)
 
     def linear(given: Schema, outputs: int) -> LinearTerm:
-        return LinearTerm(given, outputs, init=method.init, sparse=sparse)
+        return LinearTerm(given, outputs, init=init, sparse=sparse)
+
+    def events(config: EventsConfig, given: Schema, dim: int, num_tables: int) -> EventTables:
+        further = None
+        if wanted is not None and items is not None:
+            further = item_event_sources(given, wanted, items, num_tables, init=init)
+        return EventTables(config, given, dim, num_tables, init=init, sparse=sparse, sources=further)
 
     try:
         config = replace(method.model, num_outputs=num_outputs(method.loss))
-        return build_ctr_model(config, schema, build_sources=sources, build_linear=linear)
+        model = build_ctr_model(config, schema, build_sources=sources, build_linear=linear, build_events=events)
     except ValueError as error:
         raise ConfigError(f"method.model: {error}") from error
+    if method.weight_init is not None:
+        draw_weights(model, method.weight_init)
+    return model
 
 
 def train_clicks(
@@ -118,14 +140,22 @@ def _phase(
 ) -> Phase[FeatureBatch]:
     def build(previous: Task[FeatureBatch] | None) -> Task[FeatureBatch]:
         model = build_click_model(method, log.schema, items)
-        return ClickTask(model, method.loss, grouped=method.grouped_loss, penalty=method.penalty)
+        return ClickTask(
+            model,
+            method.loss,
+            grouped=method.grouped_loss,
+            penalty=method.penalty,
+            auxiliary_weight=method.auxiliary_weight,
+        )
 
     def validate(task: Task[FeatureBatch]) -> Mapping[str, float]:
         return validation_metrics(_model(task.module), method, log)
 
     def groups(module: nn.Module) -> Sequence[ParameterGroup]:
         l2, decay = method.embedding_l2, method.trainer.weight_decay
-        return click_groups(_model(module), embedding_l2=l2, dense_l2=decay, tables=method.tables)
+        return click_groups(
+            _model(module), embedding_l2=l2, dense_l2=decay, tables=method.tables, decay_biases=method.decay_biases
+        )
 
     batches = ClickBatches(log, "train", method.batches, seed)
     settings = to_plain(replace(method, trainer=TrainerConfig(epochs=1)), tagged=True)

@@ -1,13 +1,14 @@
 """A click model as something to train: logits of a batch, and the loss on its label."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import EmbeddingTable
-from ctr_models.losses import ClickLossConfig, click_loss
-from ctr_models.model import CTRModel
+from ctr_models.losses import ClickLossConfig, LossParts, click_loss
+from ctr_models.model import CTRModel, ModelOutputs, bias_ids
 from llm_rec.ctr.item_fields import field_weights
 from llm_rec.ctr.penalties import PenaltyConfig, penalty
 from llm_rec.training.groups import OptimizerKind, ParameterGroup
@@ -17,7 +18,8 @@ from llm_rec.training.task import StepLoss
 class ClickTask:
     """One label of the schema (its number `label`). With `grouped`, ranking losses compare rows of one group only.
 
-    A `penalty` is added to the loss, and logged as a part of its own.
+    Parts of their own are added to the loss, and logged: of the auxiliary head of a sequence model, the same loss times
+    `auxiliary_weight`; the loss of its encoder; a `penalty`.
     """
 
     def __init__(
@@ -28,8 +30,10 @@ class ClickTask:
         grouped: bool = False,
         label: int = 0,
         penalty: PenaltyConfig | None = None,
+        auxiliary_weight: float = 1.0,
     ) -> None:
         self.model, self.config, self.grouped, self.label, self.penalty = model, loss, grouped, label, penalty
+        self.auxiliary_weight = auxiliary_weight
 
     @property
     def module(self) -> nn.Module:
@@ -37,34 +41,48 @@ class ClickTask:
 
     def loss(self, batch: FeatureBatch) -> StepLoss:
         """The mean over the batch; ranking terms are as `ctr_models.losses` says."""
-        logits = self.model(batch)
-        found = click_loss(self.config, logits, batch.labels[:, self.label], batch.groups if self.grouped else None)
+        outputs = self.model.outputs(batch)
+        found = self._click_loss(outputs.logits, batch)
         parts = {"pointwise": found.pointwise.detach(), "ranking": found.ranking.detach()}
-        if self.penalty is None:
-            return StepLoss(found.total, parts, float(len(batch)))
-        added = penalty(self.penalty, self.model, batch)
-        return StepLoss(found.total + added, {**parts, "penalty": added.detach()}, float(len(batch)))
+        total = found.total
+        for name, added in self._added(outputs, batch):
+            parts[name] = added.detach()
+            total = total + added
+        return StepLoss(total, parts, float(len(batch)))
+
+    def _added(self, outputs: ModelOutputs, batch: FeatureBatch) -> Iterator[tuple[str, Tensor]]:
+        if outputs.auxiliary is not None:
+            yield "auxiliary", self.auxiliary_weight * self._click_loss(outputs.auxiliary, batch).total
+        if outputs.loss is not None:
+            yield "encoder", outputs.loss
+        if self.penalty is not None:
+            yield "penalty", penalty(self.penalty, self.model, batch)
+
+    def _click_loss(self, logits: Float[Tensor, "batch outputs"], batch: FeatureBatch) -> LossParts:
+        return click_loss(self.config, logits, batch.labels[:, self.label], batch.groups if self.grouped else None)
 
 
 def click_groups(
-    model: CTRModel, *, embedding_l2: float, dense_l2: float, tables: OptimizerKind
+    model: CTRModel, *, embedding_l2: float, dense_l2: float, tables: OptimizerKind, decay_biases: bool = True
 ) -> Sequence[ParameterGroup]:
-    """Tables with their L2 and optimiser; vectors of numbers and dense features with the same L2; all other weights,
-    fusions of codes and frequency gates among them, with theirs; and the layer weights of aggregators, which are not to
-    be pulled to 0, with none.
+    """Tables with their L2 and optimiser; vectors of numbers, dense features and positions with the same L2; all other
+    weights, fusions of codes and frequency gates among them, with theirs; and the layer weights of aggregators, which
+    are not to be pulled to 0, with none. Nor are biases without `decay_biases`.
     """
     split = model.split_parameters()
     between = field_weights(model)
+    free = set() if decay_biases else bias_ids(model)
+    weights = [*split.dense, *between]
     groups = [
-        ParameterGroup(params=[*split.dense, *between], weight_decay=dense_l2),
-        ParameterGroup(params=split.orders, weight_decay=0.0),
+        ParameterGroup(params=[p for p in weights if id(p) not in free], weight_decay=dense_l2),
+        ParameterGroup(params=[*split.orders, *(p for p in weights if id(p) in free)], weight_decay=0.0),
     ]
     rows: list[nn.Parameter] = []
     for module in model.modules():
         if tables != "dense" and isinstance(module, EmbeddingTable):
-            weights = list(module.embedding.parameters())
-            rows += weights
-            group = ParameterGroup(params=weights, weight_decay=embedding_l2, optimizer=tables)
+            table = list(module.embedding.parameters())
+            rows += table
+            group = ParameterGroup(params=table, weight_decay=embedding_l2, optimizer=tables)
             if tables == "rowwise_adagrad":
                 group["num_tables"] = module.num_tables
             groups.append(group)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ctr_models.losses import BCEConfig, ClickLossConfig, ShiftedFocalConfig
+from ctr_models.losses import BCEConfig, ClickLossConfig, CrossEntropyConfig, ShiftedFocalConfig
 from llm_rec.codec import kind_of
 from llm_rec.errors import ConfigError
 from llm_rec.metrics.calibration import calibration, equal_frequency_buckets, sigmoid
@@ -66,7 +66,7 @@ def loss_text(loss: ClickLossConfig) -> str:
     'bce, pos_weight 1'
     """
     name = kind_of(type(loss))
-    if isinstance(loss, BCEConfig | ShiftedFocalConfig):
+    if isinstance(loss, BCEConfig | CrossEntropyConfig | ShiftedFocalConfig):
         return f"{name}, pos_weight {loss.pos_weight:g}"
     return f"{name}, alpha {loss.alpha:g}, pos_weight {loss.pos_weight:g}"
 

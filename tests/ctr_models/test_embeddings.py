@@ -290,3 +290,17 @@ def test_what_cannot_be_built_is_refused(build, message):
     with pytest.raises(ValueError) as error:
         build()
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_ids_with_more_axes_are_looked_up_like_rows(num_tables):
+    table = EmbeddingTable(MIXED, DIM, num_tables)
+    batch = _batch(rows=12)
+    shaped = table.look_up(batch.ids.view(3, 4, -1))
+    assert torch.equal(shaped, table(batch).unflatten(1, (3, 4)))
+
+
+def test_a_table_can_be_laid_out_without_memory():
+    schema = Schema(fields=(Categorical(name="item", size=2**40), Categorical(name="day", size=5)))
+    with torch.device("meta"):
+        assert EmbeddingTable(schema, 16).embedding.weight.numel() == 16 * (2**40 + 5)

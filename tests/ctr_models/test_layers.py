@@ -2,7 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from ctr_models.layers import MLP, MLPConfig, TableBatchNorm, TableLayerNorm, TableLinear, activate, xavier
+from ctr_models.layers import (
+    MLP,
+    MLPConfig,
+    TableBatchNorm,
+    TableLayerNorm,
+    TableLinear,
+    TablePReLU,
+    activate,
+    use_batch_statistics,
+    xavier,
+)
 
 
 def test_tables_of_a_linear_layer_equal_a_loop_over_linear_layers() -> None:
@@ -109,3 +119,37 @@ def test_activations_at_minus_one(name, expected: float) -> None:
 def test_wrong_settings_are_named(settings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MLPConfig(**settings)
+
+
+def test_prelu_has_one_slope_a_set() -> None:
+    prelu, x = TablePReLU(2).double(), torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    assert prelu.weight.tolist() == [0.25, 0.25]
+    nn.init.normal_(prelu.weight)
+    expected = torch.stack([torch.where(x[m] > 0, x[m], prelu.weight[m] * x[m]) for m in range(2)])
+    torch.testing.assert_close(prelu(x), expected)
+
+
+def test_each_hidden_layer_with_prelu_has_slopes_of_its_own() -> None:
+    mlp = MLP(MLPConfig(widths=(4, 2), activation="prelu"), 3, 5).double()
+    slopes = {name: value for name, value in mlp.named_parameters() if "prelu" in name}
+    assert {name: tuple(value.shape) for name, value in slopes.items()} == {
+        "layers.0.prelu.weight": (3,),
+        "layers.1.prelu.weight": (3,),
+    }
+    x = torch.randn(3, 6, 5, dtype=torch.float64)
+    (mlp(x).square().sum()).backward()
+    assert all(value.grad is not None and (value.grad != 0).all() for value in slopes.values())
+
+
+def test_evaluation_by_statistics_of_the_batch_gives_the_numbers_of_training_and_keeps_the_running_ones() -> None:
+    mlp, x = MLP(MLPConfig(widths=(4, 2), batch_norm=True, input_batch_norm=True), 2, 5), torch.randn(2, 6, 5)
+    trained = mlp.train()(x)
+    mlp.eval()
+    kept = {name: value.clone() for name, value in mlp.state_dict().items()}
+    running = mlp(x)
+    use_batch_statistics(mlp)
+    torch.testing.assert_close(mlp(x), trained)
+    assert all(torch.equal(value, kept[name]) for name, value in mlp.state_dict().items())
+    use_batch_statistics(mlp, False)
+    assert torch.equal(mlp(x), running)
+    assert not torch.allclose(running, trained)

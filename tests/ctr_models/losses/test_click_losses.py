@@ -13,6 +13,7 @@ from ctr_models import losses
 from ctr_models.losses import (
     BCEConfig,
     ClickLossConfig,
+    CrossEntropyConfig,
     JRCConfig,
     ListwiseConfig,
     PairwiseConfig,
@@ -25,6 +26,7 @@ from tests.ctr_models.losses import naive
 
 CONFIGS = [
     BCEConfig(pos_weight=0.3),
+    CrossEntropyConfig(pos_weight=0.3),
     ShiftedFocalConfig(gamma=2.5, pos_weight=0.3),
     PairwiseConfig(alpha=0.7, pos_weight=0.3, temperature=1.7),
     PairwiseConfig(alpha=0.7, pos_weight=0.3, pair_reduction="groups", tile=3),
@@ -32,7 +34,7 @@ CONFIGS = [
     RegressionCompatibleConfig(alpha=0.7, pos_weight=0.3),
     JRCConfig(alpha=0.7, pos_weight=0.3),
 ]
-RANKING = CONFIGS[2:]
+RANKING = CONFIGS[3:]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +50,10 @@ def world(rows=23, outputs=1, seed=0, lists=5):
 
 
 def reference(config, z, y, groups):
-    score = z[:, -1] - z[:, 0] if isinstance(config, JRCConfig) else z[:, 0]
+    score = z[:, -1] - z[:, 0] if z.shape[1] == 2 else z[:, 0]
     pointwise = naive.bce(score, y, config.pos_weight)
     match config:
-        case BCEConfig():
+        case BCEConfig() | CrossEntropyConfig():
             return pointwise
         case ShiftedFocalConfig():
             return naive.focal(score, y, config.gamma, config.pos_weight)
