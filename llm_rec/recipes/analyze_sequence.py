@@ -12,9 +12,13 @@ from llm_rec.artifacts import write_bytes, write_json
 from llm_rec.codec import Plain, to_plain
 from llm_rec.data.log_spec import Part
 from llm_rec.errors import ConfigError
+from llm_rec.recipes.click_runs import MODEL, open_click_material, read_click_settings
 from llm_rec.recipes.console import say
-from llm_rec.recipes.sequence_runs import SequenceRun
+from llm_rec.recipes.recipe import Recipe
+from llm_rec.recipes.sequence_runs import SequenceRun, sequence_run
+from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.sequence import sequence_page
+from llm_rec.serving.clicks import KIND, load_click_model
 
 FIGURES, PAGE = "sequence.json", "sequence.html"
 
@@ -41,6 +45,23 @@ class AnalyzeSequenceJob:
             raise ConfigError(f"gradient_steps must not be negative, got {self.gradient_steps}")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+def run(job: AnalyzeSequenceJob) -> SequenceAnalysis:
+    """Write the figures and the page into the run's folder, and print the means."""
+    place = Workspace(job.workspace)
+    folder = place.run(job.name)
+    settings = read_click_settings(folder)
+    place.need(folder / MODEL, KIND, f"llm-rec train ctr --name {job.name}")
+    found = sequence_run(
+        load_click_model(folder / MODEL).model,
+        settings.method,
+        open_click_material(place, settings),
+        job.analysis.category,
+        batch_size=job.batch_size,
+        seed=settings.seed,
+    )
+    return analyse_run(job, found, folder)
 
 
 def analyse_run(job: AnalyzeSequenceJob, run: SequenceRun, folder: Path) -> SequenceAnalysis:
@@ -120,3 +141,12 @@ def _numbers(values: np.ndarray | None) -> Plain:
 
 def _number(value: float | int) -> Plain:
     return value if np.isfinite(value) else ""
+
+
+RECIPE = Recipe(
+    verb="analyze sequence",
+    description="Attention against mutual information, search quality, gradients and clusters of a sequence model.",
+    job=AnalyzeSequenceJob,
+    presets={"default": AnalyzeSequenceJob()},
+    run=run,
+)
