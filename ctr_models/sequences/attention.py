@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ctr_models.checks import check_sizes
 from ctr_models.layers import HiddenActivation, TableLinear, TablePReLU, activate, xavier
-from ctr_models.sequences.search import dot_scores, masked
+from ctr_models.sequences.found import masked_softmax, take_events
+from ctr_models.sequences.search import dot_scores
 
 Scale = Literal["split", "joint", "repeated_time"]
 
@@ -146,8 +147,7 @@ def attention_weights(
     >>> attention_weights(torch.tensor([[[9.0, 1.0, 1.0]]]), torch.tensor([[[False, True, True]]])).tolist()
     [[[0.0, 0.5, 0.5]]]
     """
-    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return (masked(wide, real).softmax(-1) * real).to(scores.dtype)
+    return masked_softmax(scores, real.expand_as(scores)).to(scores.dtype)
 
 
 def pool(
@@ -165,12 +165,3 @@ def pool_found(
 ) -> Float[Tensor, "tables batch width"]:
     """sum_i w_i r_i over the events at `indices`: k rows are read, not `length`."""
     return pool(weights, take_events(events, indices))
-
-
-def take_events(
-    events: Float[Tensor, "tables batch length width"], indices: Int64[Tensor, "tables batch k"]
-) -> Float[Tensor, "tables batch k width"]:
-    """Rows of events, in one gather."""
-    tables, batch, length, width = events.shape
-    first = torch.arange(tables * batch, device=indices.device).view(tables, batch, 1) * length
-    return nn.functional.embedding(indices + first, events.reshape(-1, width))

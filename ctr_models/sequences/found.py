@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Found(NamedTuple):
@@ -66,8 +66,10 @@ def without_autocast(device: torch.device) -> torch.autocast:
 def take_events(
     values: Float[Tensor, "tables batch length width"], indices: Int64[Tensor, "#tables batch found"]
 ) -> Float[Tensor, "tables batch found width"]:
-    """The rows of `values` at the columns given, which all tables may share."""
-    return values.gather(2, indices.unsqueeze(-1).expand(len(values), -1, -1, values.shape[-1]))
+    """The rows of `values` at the columns given, which all tables may share: one gather."""
+    tables, batch, length, width = values.shape
+    first = torch.arange(tables * batch, device=indices.device).view(tables, batch, 1) * length
+    return nn.functional.embedding(indices + first, values.reshape(-1, width))
 
 
 def masked_softmax(scores: Float[Tensor, "*shape length"], mask: Bool[Tensor, "*shape length"]) -> Tensor:

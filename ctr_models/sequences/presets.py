@@ -5,6 +5,10 @@ Those of DARE's paper (arXiv 2410.02604) differ in what they are named after and
 auxiliary head with 200 units over all events. Its training is Adam at 0.01 with every weight from N(0, 0.01^2); a
 different start changes its results. Fields that events do not have stand beside all of them.
 
+SIM, ETA, SDIM, TWIN as published, TWIN-V2, DIEN, BST and HSTU have that head too, and the product of candidate and
+pooled where attention pools: what differs is how events are found and weighed. Their own sizes are those of their
+modules, or our choices there.
+
 The loss decides how many logits a model has: `CrossEntropyConfig` gives two. For other encoders, heads and interactions
 replace parts of the config.
 """
@@ -18,16 +22,28 @@ from typing import Literal
 from ctr_models.layers import MLPConfig
 from ctr_models.model import CTRModelConfig
 from ctr_models.sequences.attention import DotScoreConfig, MLPScoreConfig, Scale
+from ctr_models.sequences.bst import BSTConfig
+from ctr_models.sequences.dien import DIENConfig
 from ctr_models.sequences.din import DINConfig
 from ctr_models.sequences.encoder import EncoderConfig
+from ctr_models.sequences.eta import ETAConfig
 from ctr_models.sequences.events import Decouple, EventsConfig
+from ctr_models.sequences.hstu import HSTUConfig
+from ctr_models.sequences.multi_head import MultiHeadConfig
+from ctr_models.sequences.sdim import SDIMConfig
+from ctr_models.sequences.sim import HardSearchConfig, SIMConfig, SoftSearchConfig
 from ctr_models.sequences.source import SequenceConfig
 from ctr_models.sequences.target_attention import TargetAttentionConfig
 from ctr_models.sequences.tin import TINConfig
+from ctr_models.sequences.twin import TWINConfig
+from ctr_models.sequences.twin_v2 import TWINV2Config
 from ctr_models.towers import TowerConfig
 
 HEAD = MLPConfig(widths=(200, 80), activation="prelu", input_batch_norm=True)
 AUXILIARY_HEAD = MLPConfig(widths=(200,), activation="prelu", input_batch_norm=True)
+SHARED = EventsConfig(decouple="shared")
+PRODUCTS = MultiHeadConfig(target_product=True)
+TWIN_HEADS = MultiHeadConfig(num_heads=4, target_product=True)
 TIN_HEAD = MLPConfig(widths=(80, 40), activation="sigmoid")
 
 
@@ -119,6 +135,57 @@ def tin_released(*, dim: int = 64, max_length: int = 430) -> CTRModelConfig:
     return replace(config, towers=(TowerConfig(hidden=TIN_HEAD),), linear="weight")
 
 
+def sim_hard(*, dim: int = 16, top_k: int = 20, max_length: int = 200) -> CTRModelConfig:
+    """SIM with the newest events of the candidate's category (the second field of the history)."""
+    encoder = SIMConfig(search=HardSearchConfig(), top_k=top_k, attention=PRODUCTS)
+    return with_encoder(encoder, SHARED, dim, max_length)
+
+
+def sim_soft(*, dim: int = 16, top_k: int = 20, max_length: int = 200) -> CTRModelConfig:
+    """SIM with a search of its own, trained by the second head."""
+    encoder = SIMConfig(search=SoftSearchConfig(), top_k=top_k, attention=PRODUCTS)
+    return with_encoder(encoder, SHARED, dim, max_length, auxiliary=encoder.auxiliary)
+
+
+def eta(*, dim: int = 16, top_k: int = 20, bits: int = 32, max_length: int = 200) -> CTRModelConfig:
+    """SimHash codes of whole event vectors, Hamming distance, attention over the nearest."""
+    return with_encoder(ETAConfig(bits=bits, top_k=top_k, attention=PRODUCTS), SHARED, dim, max_length)
+
+
+def sdim(*, dim: int = 16, bits: int = 48, group_size: int = 3, max_length: int = 200) -> CTRModelConfig:
+    """Events whose hashes collide with the candidate's, without a search."""
+    encoder = SDIMConfig(bits=bits, group_size=group_size, target_product=True)
+    return with_encoder(encoder, SHARED, dim, max_length)
+
+
+def twin_published(*, dim: int = 16, top_k: int = 20, max_length: int = 200) -> CTRModelConfig:
+    """TWIN as its paper has it (arXiv 2302.02352): multi-head projections and the bias of cross features, the position
+    here. `twin` is the variant that DARE's paper compares.
+    """
+    return with_encoder(TWINConfig(top_k=top_k, attention=TWIN_HEADS), SHARED, dim, max_length)
+
+
+def twin_v2(*, dim: int = 16, top_k: int = 20, max_length: int = 200) -> CTRModelConfig:
+    """TWIN over clusters of events; from memory, see its module."""
+    encoder = TWINV2Config(twin=TWINConfig(top_k=top_k, attention=TWIN_HEADS))
+    return with_encoder(encoder, SHARED, dim, max_length)
+
+
+def dien(*, dim: int = 16, max_length: int = 200) -> CTRModelConfig:
+    """Interests that evolve: two recurrent layers over time, so a step costs as many products as there are events."""
+    return with_encoder(DIENConfig(), SHARED, dim, max_length)
+
+
+def bst(*, dim: int = 16, max_length: int = 200) -> CTRModelConfig:
+    """A transformer over the events and the candidate."""
+    return with_encoder(BSTConfig(), SHARED, dim, max_length)
+
+
+def hstu(*, dim: int = 16, num_layers: int = 2, max_length: int = 200) -> CTRModelConfig:
+    """Pointwise, gated self-attention."""
+    return with_encoder(HSTUConfig(num_layers=num_layers, max_length=max_length), SHARED, dim, max_length)
+
+
 def with_encoder(
     encoder: EncoderConfig,
     events: EventsConfig,
@@ -168,5 +235,14 @@ PRESETS: MappingProxyType[str, Callable[[], CTRModelConfig]] = MappingProxyType(
         "din_unsearched": din_unsearched,
         "tin": tin,
         "tin_released": tin_released,
+        "sim_hard": sim_hard,
+        "sim_soft": sim_soft,
+        "eta": eta,
+        "sdim": sdim,
+        "twin_published": twin_published,
+        "twin_v2": twin_v2,
+        "dien": dien,
+        "bst": bst,
+        "hstu": hstu,
     }
 )

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from ctr_models.sequences.found import best_events
 
-class Found(NamedTuple):
+
+class ScoredEvents(NamedTuple):
     """Events in falling order of score. Where a history has fewer than k, the rest are padding: not `real`, with the
     smallest finite score of their type.
     """
@@ -37,7 +39,7 @@ class Search(Protocol):
         mask: Bool[Tensor, "batch length"],
         k: int,
         bias: Float[Tensor, "#tables #batch length"] | None = None,
-    ) -> Found: ...
+    ) -> ScoredEvents: ...
 
 
 def exact_search(
@@ -46,7 +48,7 @@ def exact_search(
     mask: Bool[Tensor, "batch length"],
     k: int,
     bias: Float[Tensor, "#tables #batch length"] | None = None,
-) -> Found:
+) -> ScoredEvents:
     """The k largest dot products, by brute force: faster than an index a user up to tens of thousands of events."""
     scores = dot_scores(query, keys)
     return best(scores if bias is None else scores + bias, mask, k)
@@ -60,17 +62,19 @@ def dot_scores(
     return scores
 
 
-def best(scores: Float[Tensor, "tables batch length"], mask: Bool[Tensor, "batch length"], k: int) -> Found:
+def best(scores: Float[Tensor, "tables batch length"], mask: Bool[Tensor, "batch length"], k: int) -> ScoredEvents:
     """The k best of given scores. Of equal ones the newest come first, so the result is the same on every device.
 
     >>> best(torch.tensor([[[1.0, 3.0, 1.0]]]), torch.tensor([[True, True, True]]), 2).indices.tolist()
     [[[1, 2]]]
     """
     _check_k(k)
-    order = _by_sort(scores, mask) if scores.dtype == torch.float64 else _by_key(scores, mask, k)
-    indices = order[..., :k]
+    if scores.dtype == torch.float64:
+        indices = _by_sort(scores, mask)[..., :k]
+    else:
+        indices = best_events(scores, mask, k).indices
     real = mask.expand_as(scores).gather(-1, indices)
-    return Found(masked(scores.gather(-1, indices), real), indices, real)
+    return ScoredEvents(masked(scores.gather(-1, indices), real), indices, real)
 
 
 def newest(
@@ -98,17 +102,6 @@ def take(values: Shaped[Tensor, "batch length *rest"], indices: Int64[Tensor, "b
     rows = indices + torch.arange(indices.shape[0], device=indices.device).unsqueeze(1) * values.shape[1]
     taken: Tensor = torch.unflatten(values.flatten(0, 1).index_select(0, rows.flatten()), 0, indices.shape)
     return taken
-
-
-def _by_key(scores: Tensor, mask: Tensor, k: int) -> Tensor:
-    """One integer an event, (score, place), so that none are equal: a float's bits, the lower 31 flipped where it is
-    negative, are in its order.
-    """
-    bits = (scores.detach().float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 the same as 0.0
-    rising = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
-    place = torch.arange(scores.shape[-1], device=scores.device)
-    keys = torch.where(mask, (rising << 32) + place, place - 2**63)
-    return keys.topk(min(k, scores.shape[-1]), dim=-1).indices
 
 
 def _by_sort(scores: Tensor, mask: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from ctr_models.sequences.attention import (
 )
 from ctr_models.sequences.events import EventLayout, EventVectors
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
-from ctr_models.sequences.search import Found, best, masked, newest
+from ctr_models.sequences.search import ScoredEvents, best, masked, newest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +114,7 @@ class TargetAttention(nn.Module):
         pooled, full = (both @ sequence.events).unbind(2)  # one pass over the events for both
         return SequenceOutput(self._outputs(sequence.target, pooled), self._outputs(sequence.target, full))
 
-    def _found(self, scores: Float[Tensor, "tables batch length"], sequence: SequenceInput) -> Found | None:
+    def _found(self, scores: Float[Tensor, "tables batch length"], sequence: SequenceInput) -> ScoredEvents | None:
         """None where all events are attended to."""
         k = self.config.top_k
         if k is None:
@@ -124,7 +124,7 @@ class TargetAttention(nn.Module):
         indices = self._newest(k, sequence.mask, sequence.target_ids, sequence.event_ids)
         real = sequence.mask.gather(1, indices).expand(len(scores), -1, -1)
         indices = indices.expand(len(scores), -1, -1)
-        return Found(masked(scores.gather(-1, indices), real), indices, real)
+        return ScoredEvents(masked(scores.gather(-1, indices), real), indices, real)
 
     def _newest(self, k: int, mask: Tensor, target_ids: Tensor, event_ids: Tensor) -> Int64[Tensor, "batch k"]:
         column = self.config.match_field

@@ -46,12 +46,9 @@ class ClickEvaluation:
 
 
 def click_logits(
-    model: CTRModel, loss: ClickLossConfig, columns: ClickColumns, *, batch_size: int = 16384, history_length: int = 0
+    model: CTRModel, loss: ClickLossConfig, columns: ClickColumns, *, batch_size: int = 16384
 ) -> Float64[np.ndarray, "rows"]:
-    """One logit a row (the log odds of a click), in the rows' order; the model's mode is as it was afterwards.
-
-    `history_length` is that of the model: how many past events it looks at.
-    """
+    """One logit a row (the log odds of a click), in the rows' order; the model's mode is as it was afterwards."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -59,24 +56,18 @@ def click_logits(
     with torch.no_grad():
         for start in track(range(0, len(columns), batch_size), "score rows"):
             rows = take_slice(columns, start, start + batch_size)
-            batch = to_batch(rows, history_length).to(device)
+            batch = to_batch(rows, model.config.history_length).to(device)
             parts.append(losses.click_logits(loss, model(batch)))
     model.train(training)
     return torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
 
 
 def evaluate_clicks(
-    model: CTRModel,
-    loss: ClickLossConfig,
-    log: ClickLog,
-    part: Part,
-    config: ClickEvaluationConfig,
-    *,
-    history_length: int = 0,
+    model: CTRModel, loss: ClickLossConfig, log: ClickLog, part: Part, config: ClickEvaluationConfig
 ) -> ClickEvaluation:
-    """Figures of every slice of `part` that has rows; `history_length` is that of the model."""
+    """Figures of every slice of `part` that has rows."""
     columns = log.part(part)
-    logits = click_logits(model, loss, columns, batch_size=config.batch_size, history_length=history_length)
+    logits = click_logits(model, loss, columns, batch_size=config.batch_size)
     slices = row_slices(log, columns, config.slice_field, label=config.slice_label)
     metrics = metrics_by_slice(
         logits, columns.labels[:, 0], slices, groups=columns.groups, num_buckets=config.num_buckets

@@ -157,7 +157,7 @@ def _phase(
             _model(module), embedding_l2=l2, dense_l2=decay, tables=method.tables, decay_biases=method.decay_biases
         )
 
-    batches = ClickBatches(log, "train", method.batches, seed)
+    batches = ClickBatches(log, "train", method.batches, seed, history_length=method.model.history_length)
     settings = to_plain(replace(method, trainer=TrainerConfig(epochs=1)), tagged=True)
     return Phase(
         name="train",

@@ -154,17 +154,11 @@ def open_click_material(place: Workspace, settings: ClickRunSettings) -> ClickMa
 
 
 def score_part(
-    model: CTRModel,
-    loss: ClickLossConfig,
-    log: ClickLog,
-    part: Part,
-    config: ClickRunEvaluationConfig,
-    *,
-    history_length: int = 0,
+    model: CTRModel, loss: ClickLossConfig, log: ClickLog, part: Part, config: ClickRunEvaluationConfig
 ) -> ScoredRows:
-    """Logits of every row of `part`, and the slices that have rows; `history_length` is that of the model."""
+    """Logits of every row of `part`, and the slices that have rows."""
     columns = log.part(part)
-    logits = click_logits(model, loss, columns, batch_size=config.batch_size, history_length=history_length)
+    logits = click_logits(model, loss, columns, batch_size=config.batch_size)
     label = None if config.slice_field is None else _counted_label(log, config)
     found = row_slices(log, columns, config.slice_field, label=label)
     slices = {name: mask for name, mask in found.items() if mask.any()}

@@ -77,10 +77,7 @@ class SavedClickModel:
 
 
 class ClickScorer:
-    """Click probabilities of raw rows, by the encoders that training fitted. `columns` are those it reads, in order.
-
-    `history_length` is that of the model: how many past events of `histories` it looks at, 0 for a model that has none.
-    """
+    """Click probabilities of raw rows, by the encoders that training fitted. `columns` are those it reads, in order."""
 
     def __init__(
         self,
@@ -90,11 +87,14 @@ class ClickScorer:
         fitted: Sequence[FittedColumn],
         *,
         batch_size: int = 16384,
-        history_length: int = 0,
     ) -> None:
-        self.history_length = history_length
         self.model, self.saved, self.schema, self.fitted = model.eval(), saved, schema, tuple(fitted)
         self.batch_size = batch_size
+
+    @property
+    def history_length(self) -> int:
+        """How many past events of `histories` the model looks at: 0 for a model that looks at none."""
+        return self.model.config.history_length
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,10 +117,7 @@ class ClickScorer:
 
     def logits(self, rows: RawRows, histories: RawHistories | None = None) -> Float64[np.ndarray, "rows"]:
         """Log odds of a click: `score` before the sigmoid."""
-        length = self.history_length
-        return click_logits(
-            self.model, self.loss, self.encode(rows, histories), batch_size=self.batch_size, history_length=length
-        )
+        return click_logits(self.model, self.loss, self.encode(rows, histories), batch_size=self.batch_size)
 
     def encode(self, rows: RawRows, histories: RawHistories | None = None) -> ClickColumns:
         """Rows in the layout of the schema, with labels of 0; what an exported model takes."""

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ctr_models.encode import MultiValueConfig
-from ctr_models.interactions import presets
-from ctr_models.losses import BCEConfig
+from ctr_models.interactions.presets import fm
+from ctr_models.sequences.presets import dare
 from llm_rec.ctr.batches import to_batch
 from llm_rec.ctr.evaluation import ClickEvaluationConfig, click_logits, evaluate_clicks
 from llm_rec.ctr.log_rows import LogRowsConfig, sample_rows, write_log_rows
@@ -20,7 +20,7 @@ from llm_rec.serving.clicks import ClickScorer, SavedClickModel
 
 GENRE = ColumnSpec(name="genre", column="genres", encoder=MultiValueConfig(length=1, separator="|"))
 ROWS = LogRowsConfig(item_columns=(GENRE,), history_fields=("item", "genre"))
-METHOD = ClickMethodConfig(model=presets.fm(dim=4))
+METHOD = ClickMethodConfig(model=dare(dim=4, max_length=6, top_k=3))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def world(tmp_path):
     split = leave_one_out(log)
     rows = write_log_rows(split, catalog, tmp_path / "log", ROWS)
     model = build_click_model(METHOD, rows.schema)
-    scorer = ClickScorer(model, SavedClickModel(method=METHOD), rows.schema, rows.columns, history_length=6)
+    scorer = ClickScorer(model, SavedClickModel(method=METHOD), rows.schema, rows.columns)
     return split, catalog, rows, scorer
 
 
@@ -88,20 +88,16 @@ def test_the_model_gets_the_histories(world):
     assert seen[0].ids.equal(to_batch(world[2].part("test"), 6).history.ids)
 
 
-def test_evaluation_passes_on_the_length(world):
+def test_evaluation_reads_as_many_events_as_the_model_looks_at(world):
     _, _, log, scorer = world
     seen = []
-    scorer.model.register_forward_pre_hook(lambda module, given: seen.append(given[0].history))
+    scorer.model.register_forward_pre_hook(lambda module, given: seen.append(given[0].history.ids.shape))
     columns, config = log.part("test"), ClickEvaluationConfig(batch_size=4, num_buckets=2)
-    with_past = click_logits(scorer.model, BCEConfig(), columns, batch_size=4, history_length=5)
-    assert [history.ids.shape for history in seen] == [(4, 5, 2), (2, 5, 2)]
+    logits = click_logits(scorer.model, METHOD.loss, columns, batch_size=4)
+    assert seen == [(4, 6, 2), (2, 6, 2)]
     seen.clear()
-    without = click_logits(scorer.model, BCEConfig(), columns)
-    assert seen == [None]
-    np.testing.assert_allclose(with_past, without, atol=1e-6)  # this model does not look
-    seen.clear()
-    evaluate_clicks(scorer.model, BCEConfig(), log, "test", config, history_length=3)
-    assert [history.ids.shape[1] for history in seen] == [3, 3]
+    np.testing.assert_array_equal(evaluate_clicks(scorer.model, METHOD.loss, log, "test", config).logits, logits)
+    assert seen == [(4, 6, 2), (2, 6, 2)]
 
 
 def test_users_without_a_past_and_unknown_items_are_no_error(world):
@@ -146,7 +142,8 @@ def test_histories_that_do_not_fit_are_named(world):
 def test_a_model_without_histories_refuses_them(tmp_path, world):
     split, catalog, _, _ = world
     log = write_log_rows(split, catalog, tmp_path / "bare", LogRowsConfig())
-    model = build_click_model(METHOD, log.schema)
-    scorer = ClickScorer(model, SavedClickModel(method=METHOD), log.schema, log.columns)
+    method = ClickMethodConfig(model=fm(dim=4))
+    model = build_click_model(method, log.schema)
+    scorer = ClickScorer(model, SavedClickModel(method=method), log.schema, log.columns)
     with pytest.raises(DataError, match="this model was trained on rows without histories; leave them out"):
         scorer.score({"user": ["a"], "item": ["i1"]}, RawHistories({"item": [["i2"]]}))
