@@ -2,8 +2,8 @@
 
     s_i = <q, key_i> + b_i,    S = the k best real events,    w = softmax of s over S,    pooled = sum_S w_i value_i
 
-(TWIN, arXiv 2302.02352, where both stages have one score; with tables of their own for keys and values DARE, arXiv
-2410.02604.) The product is taken as it is: divide the query by sqrt(dim). A term of the position alone goes into `bias`.
+(TWIN, arXiv 2302.02352: both stages have one score. DARE, arXiv 2410.02604: with tables of their own for keys and for
+values.) The product is taken as it is: divide the query by sqrt(dim). A term of the position alone goes into `bias`.
 
 Only k rows of values are read, and only found events get gradients, their keys as well: that is exact, since which
 events are found has no gradient. Nothing of (rows, length, width) is kept for the backward pass. Where every event
