@@ -52,7 +52,7 @@ class UserKeyCacheConfig:
 
 
 class CacheHits(NamedTuple):
-    """Events found for each candidate, best first (equal scores: the older). `indices` count a user's kept events from
+    """Events found for each candidate, best first (equal scores: the newer). `indices` count a user's kept events from
     the oldest (0), `positions` from the newest (1). Where there are fewer than k: -1, 0, score -inf and ids 0.
     """
 

@@ -1,9 +1,9 @@
 """Kernels of fused top-k attention in Triton; no other file imports it (`fused_attention` makes them differentiable).
 
-One program takes one row. Forward: keys of events stream through in blocks; a block's scores are compared with the
-worst of the k best so far, and only better ones are put in, so a block without any costs its loads and one maximum.
-Softmax and sum of the k found rows of values follow in the same program. Backward reads the k found rows again and
-writes their gradients a row each, without atomics, so that the caller can leave them sparse.
+One program takes one row. Forward: keys of events stream through in blocks, the newest first; a block's scores are
+compared with the worst of the k best so far, and only better ones are put in, so a block without any costs its loads
+and one maximum. Softmax and sum of the k found rows of values follow in the same program. Backward reads the k found
+rows again and writes their gradients a row each, without atomics, so that the caller can leave them sparse.
 
 Triton comes with torch for CUDA; nothing else needs it. `unfit` says why the kernels cannot take given tensors.
 """
@@ -185,13 +185,13 @@ def _forward(
     slots = tl.arange(0, K_PAD)
     key_dims = tl.arange(0, KEY_PAD)
     value_dims = tl.arange(0, VALUE_PAD)
-    # The k best so far, in no order. Empty slots have score -inf and places after all events, each its own; slots from
+    # The k best so far, in no order. Empty slots have score -inf and places before all events, each its own; slots from
     # K on have score +inf while events stream, so that they are never the worst.
     best = tl.where(slots < K, float("-inf"), float("inf"))
-    places = slots + length
-    for start in range(0, length, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        inside = columns < length
+    places = -1 - slots
+    for done in range(0, length, BLOCK):
+        columns = length - 1 - done - tl.arange(0, BLOCK)
+        inside = columns >= 0
         events = first_event + columns
         real = tl.load(mask + events, mask=inside, other=0) != 0
         scores = tl.zeros([BLOCK], dtype=tl.float32)
@@ -212,10 +212,10 @@ def _forward(
         scores = tl.where(real, scores, float("-inf"))
         top = tl.max(scores, axis=0)
         worst = tl.min(best, axis=0)
-        while top > worst:  # strictly: of equal scores the earlier event stays
-            place = tl.min(tl.where(scores == top, columns, 2147483647), axis=0)
-            last = tl.max(tl.where(best == worst, places, -1), axis=0)
-            leaves = (best == worst) & (places == last)
+        while top > worst:  # strictly: of equal scores the newer event stays
+            place = tl.max(tl.where(scores == top, columns, -1), axis=0)
+            oldest = tl.min(tl.where(best == worst, places, 2147483647), axis=0)
+            leaves = (best == worst) & (places == oldest)
             best = tl.where(leaves, top, best)
             places = tl.where(leaves, place, places)
             scores = tl.where(columns == place, float("-inf"), scores)
@@ -227,7 +227,7 @@ def _forward(
     powers = tl.where(is_event, tl.exp(best - tl.where(top > float("-inf"), top, 0.0)), 0.0)
     total = tl.sum(powers, axis=0)
     share = powers / tl.where(total > 0.0, total, 1.0)
-    ahead = (best[None, :] > best[:, None]) | ((best[None, :] == best[:, None]) & (places[None, :] < places[:, None]))
+    ahead = (best[None, :] > best[:, None]) | ((best[None, :] == best[:, None]) & (places[None, :] > places[:, None]))
     rank = tl.sum(ahead.to(tl.int32), axis=1)
     tl.store(weights + row * K + rank, share, mask=slots < K)
     tl.store(indices + row * K + rank, tl.where(is_event, places, -1).to(tl.int64), mask=slots < K)

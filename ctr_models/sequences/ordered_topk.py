@@ -1,8 +1,8 @@
-"""The k best of many scores, always the same ones: among equal scores the lower index comes first.
+"""The k best of many scores, always the same ones: among equal scores the higher index (the newer event) comes first.
 
 `torch.topk` leaves open which of equal scores it gives, and equal scores are the rule in behaviour logs, where an item
-occurs many times. Here the result is that of a stable sort of the whole row, in a fraction of its time. Large rows can
-come in tiles, so that the whole matrix of scores never exists (`running_topk`).
+occurs many times. Here the result is that of a stable sort of the whole row from its end, in a fraction of its time.
+Large rows can come in tiles, so that the whole matrix of scores never exists (`running_topk`).
 """
 
 from collections.abc import Iterable
@@ -28,10 +28,10 @@ class TopK(NamedTuple):
 
 
 def ordered_topk(scores: Float[Tensor, "rows length"], k: int) -> TopK:
-    """The k best of every row, by score, then by lower index; -inf marks what must not be found.
+    """The k best of every row, by score, then by higher index; -inf marks what must not be found.
 
     >>> ordered_topk(torch.tensor([[1.0, 3.0, -torch.inf, 3.0]]), 5).indices.tolist()
-    [[1, 3, 0, -1, -1]]
+    [[3, 1, 0, -1, -1]]
     """
     check_at_least("k", k, 1)
     length = scores.shape[1]
@@ -48,7 +48,7 @@ def running_topk(tiles: Iterable[Float[Tensor, "rows _"]], k: int) -> TopK:
     """`ordered_topk` of all tiles side by side, holding one of them and the k best so far.
 
     >>> running_topk(iter([torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 2.0]])]), 2).indices.tolist()
-    [[1, 2]]
+    [[2, 1]]
     """
     best: TopK | None = None
     start = 0
@@ -64,28 +64,30 @@ def running_topk(tiles: Iterable[Float[Tensor, "rows _"]], k: int) -> TopK:
 
 
 def merge_topk(first: TopK, second: TopK) -> TopK:
-    """The k best of two results of which `first` comes from lower indices."""
-    scores = torch.cat([first.scores, second.scores], 1)
-    indices = torch.cat([first.indices, second.indices], 1)
+    """The k best of two results of which `first` comes from lower indices. Turned around, equal scores of each are in
+    the order of their indices.
+    """
+    scores = torch.cat([first.scores.flip(1), second.scores.flip(1)], 1)
+    indices = torch.cat([first.indices.flip(1), second.indices.flip(1)], 1)
     chosen = _first(scores, first.scores.shape[1])
     return TopK(scores.gather(1, chosen), indices.gather(1, chosen))
 
 
 def _first(scores: Float[Tensor, "rows length"], k: int) -> Int64[Tensor, "rows k"]:
-    """Columns of the k best, equal scores in the order of the columns."""
+    """Columns of the k best; of equal scores the last column first."""
     rows, length = scores.shape
     if length >= SCREENED * BLOCK * k and rows * length >= LARGE:
         places = _screened(scores, k)
         return places.gather(1, _first(scores.gather(1, places), k))
     if scores.dtype != torch.float32:
-        return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]
-    return length - 1 - (_sort_keys(scores).topk(k, 1).values & 0xFFFFFFFF)
+        return length - 1 - torch.sort(scores.flip(1), dim=1, descending=True, stable=True).indices[:, :k]
+    return _sort_keys(scores).topk(k, 1).values & 0xFFFFFFFF
 
 
 def _screened(scores: Float[Tensor, "rows length"], k: int) -> Int64[Tensor, "rows kept"]:
     """Ascending columns that hold the k best: those of k blocks, and what is left over at the end of the row.
 
-    Whatever is among the k best lies in one of the k blocks whose maxima are best (equal maxima: the lower block).
+    Whatever is among the k best lies in one of the k blocks whose maxima are best (equal maxima: the later block).
     """
     maxima = F.max_pool1d(scores, BLOCK)
     blocks = _first(maxima, k).sort(1).values
@@ -96,12 +98,12 @@ def _screened(scores: Float[Tensor, "rows length"], k: int) -> Int64[Tensor, "ro
 
 
 def _sort_keys(scores: Float[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:
-    """Integers in the order of (score, lower column): all different, so that every way to sort agrees.
+    """Integers in the order of (score, column): all different, so that every way to sort agrees.
 
-    The bits of a float, with those of negative ones turned around, are in its order; columns stand below them, counted
-    from the end. Adding 0 makes -0 and 0 one score.
+    The bits of a float, with those of negative ones turned around, are in its order; columns stand below them. Adding 0
+    makes -0 and 0 one score.
     """
     bits = (scores + 0.0).view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    columns = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
+    columns = torch.arange(scores.shape[1], device=scores.device)
     return (ordered.long() << 32) | columns

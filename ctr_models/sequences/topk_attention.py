@@ -30,7 +30,7 @@ TILE = 4096  # events that the reference scores at a time
 
 
 class TopKAttention(NamedTuple):
-    """`indices` are columns of the events, best first (equal scores: the lower column); -1, with weight 0, where a row
+    """`indices` are columns of the events, best first (equal scores: the newer event); -1, with weight 0, where a row
     has fewer than k events. A row without any has zeros. Sums are taken, and numbers given, in float32, of bfloat16
     tables too (in float64 of float64 ones).
     """

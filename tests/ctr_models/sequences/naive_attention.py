@@ -68,7 +68,7 @@ def naive(problem: Problem, k: int) -> tuple[Tensor, Tensor, list[list[int]]]:
         for column in columns:
             key = torch.cat([problem.key_table[i] for i in problem.ids[user, column].tolist()])
             scores[column] = (query * key).sum() + (0 if problem.bias is None else problem.bias[0, column])
-        best = sorted(columns, key=lambda column: (-float(scores[column].detach()), column))[:k]
+        best = sorted(columns, key=lambda column: (-float(scores[column].detach()), -column))[:k]
         width = problem.ids.shape[2] * problem.value_table.shape[1]
         total = query.new_zeros(width)
         share = torch.stack([scores[column] for column in best]).softmax(0) if best else query.new_zeros(0)

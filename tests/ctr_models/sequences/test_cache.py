@@ -42,7 +42,7 @@ def searched(ids: Tensor, wanted: Tensor, k: int, *, bias: bool = True) -> list[
         scores = [float(query @ key) for key in keys_of(ids).double()]
         if bias:
             scores = [score + float(BIAS[len(ids) - 1 - i]) for i, score in enumerate(scores)]
-        order = sorted(range(len(ids)), key=lambda i: (-scores[i], i))[:k]
+        order = sorted(range(len(ids)), key=lambda i: (-scores[i], -i))[:k]
         rows.append([(i, scores[i]) for i in order])
     return rows
 
@@ -158,11 +158,11 @@ def test_candidates_do_not_see_each_other(storage: Storage) -> None:
     torch.testing.assert_close(fewer.scores, together.scores[order], rtol=0, atol=1e-5)
 
 
-def test_equal_scores_go_to_the_older_event_also_after_rescoring() -> None:
+def test_equal_scores_go_to_the_newer_event_also_after_rescoring() -> None:
     for storage in STORAGES:
         held = cache(storage, bias=False)
         held.put("u", events(1).expand(60, 2))
-        assert held.search("u", queries(2), 3).indices.tolist() == [[0, 1, 2]] * 2
+        assert held.search("u", queries(2), 3).indices.tolist() == [[59, 58, 57]] * 2
 
 
 @pytest.mark.parametrize(("storage", "low"), [("bfloat16", 0.999), ("int8", 0.999)])
