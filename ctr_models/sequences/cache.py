@@ -214,7 +214,9 @@ class UserKeyCache:
             return TopK(found.scores[:, :k], found.indices[:, :k])
         columns = found.indices.sort(1).values
         places = columns.clamp(min=0)
-        keys = self.keys_of(events.ids[places].flatten(0, 1).long()).float()
+        few = places.numel() < len(events.ids)  # else each event is looked up once, for all candidates
+        looked_up = self.keys_of((events.ids[places.flatten()] if few else events.ids).long()).float()
+        keys = looked_up if few else looked_up.index_select(0, places.flatten())
         scores = torch.einsum("cw,cnw->cn", queries, keys.view(*places.shape, -1))
         if bias is not None:
             scores = scores + bias[places]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 Storage: TypeAlias = Literal["float32", "bfloat16", "int8"]
 LARGEST_ID = 2**31 - 1
-TILE = 4096  # events that are scored at a time
+TILE = 8192  # events that are scored at a time
 
 
 def history_bytes(length: int, width: int, fields: int, storage: Storage) -> int:

@@ -106,4 +106,4 @@ def _sort_keys(scores: Float[Tensor, "rows length"]) -> Int64[Tensor, "rows leng
     bits = (scores + 0.0).view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     columns = torch.arange(scores.shape[1], device=scores.device)
-    return (ordered.long() << 32) | columns
+    return ordered.long().bitwise_left_shift_(32).bitwise_or_(columns)

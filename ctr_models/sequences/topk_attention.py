@@ -26,7 +26,7 @@ from ctr_models.checks import check_at_least
 from ctr_models.sequences.ordered_topk import MISSING, running_topk
 
 Backend: TypeAlias = Literal["auto", "reference", "compile", "triton"]
-TILE = 4096  # events that the reference scores at a time
+TILE, LOADED = 8192, 2**25  # events that the reference scores at a time, and numbers of keys that it reads
 
 
 class TopKAttention(NamedTuple):
@@ -106,7 +106,7 @@ def _dispatch(query: Float[Tensor, "rows width"], events: Events, k: int, backen
             fits = query.is_cuda and _unfit(query, events, k) is None
             return _dispatch(query, events, k, "triton" if fits else "reference")
         case "reference":
-            return TopKAttention(*_reference(query, *events, k, TILE))
+            return TopKAttention(*_reference(query, *events, k, _tile(query, events)))
         case "compile":
             return TopKAttention(*_compiled()(query, *events, k, events.ids.shape[1]))
         case "triton":
@@ -116,6 +116,10 @@ def _dispatch(query: Float[Tensor, "rows width"], events: Events, k: int, backen
             return TopKAttention(*_fused(query, events, k))
         case _:
             assert_never(backend)
+
+
+def _tile(query: Float[Tensor, "rows width"], events: Events) -> int:
+    return min(TILE, max(64, LOADED // max(1, query.shape[1] * len(events.ids))))
 
 
 def _unfit(query: Float[Tensor, "rows width"], events: Events, k: int) -> str | None:
