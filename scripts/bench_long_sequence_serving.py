@@ -247,7 +247,7 @@ def floor(way: str, setting: Setting, k: int, rates: dict[str, float]) -> float:
 
 def lines(figures: dict[tuple[str, Setting], dict[str, float]], rates: dict[str, float], k: int) -> list[Measured]:
     """Each way beside its floor; the cache beside keys looked up anew and beside wider keys; each dim beside the
-    largest.
+    largest. Processor time is the steadier figure where other work runs as well.
     """
     found: list[Measured] = []
     for (way, setting), ours in figures.items():
@@ -261,6 +261,7 @@ def lines(figures: dict[tuple[str, Setting], dict[str, float]], rates: dict[str,
         for against, key in others:
             if key in figures:
                 found.append(line(f"{what}, p50", against, ours["p50 us"], figures[key]["p50 us"]))
+                found.append(line(f"{what}, processor", against, ours["cpu us"], figures[key]["cpu us"]))
     return found
 
 

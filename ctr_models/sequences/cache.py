@@ -6,8 +6,9 @@ from, 4 bytes each (`key_storage.history_bytes`). 2,000 events of two fields wit
     float32 400,000 bytes      bfloat16 208,000      int8 120,000
 
 and up to half as much again once events have been appended. float32 is exact. The others find `rescored` * k events by
-rounded keys (bfloat16 rounds the product as well, which is what makes it fast) and choose among these by float32 scores
-of keys looked up anew. int8 has a scale for each key; it saves memory, not time.
+rounded keys and choose among these by float32 scores of keys looked up anew; int8 has a scale for each key. On a CPU
+rounding saves memory, not time: finding more events and scoring them again costs more than narrower keys save
+(`scripts/bench_long_sequence.py`).
 
 Threads. One lock guards the table of users. It is held to read a reference, and by updates to copy rows (when a history
 outgrows its room, all of its rows), never to compute keys or scores. A stored row never changes, and rows are appended

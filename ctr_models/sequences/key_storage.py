@@ -130,8 +130,7 @@ def score_tiles(
     *,
     rounded: bool,
 ) -> Iterator[Float32[Tensor, "candidates _"]]:
-    """<query, key> + bias, `TILE` events at a time. `rounded`: products of bfloat16 keys may be bfloat16 as well,
-    which processors that have them take at several times the speed.
+    """<query, key> + bias, `TILE` events at a time. `rounded`: products of bfloat16 keys may be bfloat16 as well.
     """
     for start in range(0, max(1, len(events.ids)), TILE):
         tile = events.part(start, start + TILE)
@@ -140,5 +139,5 @@ def score_tiles(
         else:
             scores = queries @ tile.keys.float().T
         if tile.scales is not None:
-            scores = scores * tile.scales
-        yield scores if bias is None else scores + bias[start : start + TILE]
+            scores.mul_(tile.scales)
+        yield scores if bias is None else scores.add_(bias[start : start + TILE])

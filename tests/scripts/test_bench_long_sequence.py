@@ -74,14 +74,15 @@ def test_lines_set_the_cache_beside_floor_other_ways_and_the_largest_dim(serving
     small, large = serving.Setting(1, 30, 6), serving.Setting(1, 30, 9)
     rates = {"GB/s": 1.0, "float32 Gflop/s": 1.0, "bfloat16 Gflop/s": 1.0}
     times = {("float32", small): 2.0, ("recomputed keys", small): 6.0, ("float32", large): 3.0}
-    figures = {key: {"p50 us": value, "p99 us": 10 * value} for key, value in times.items()}
+    figures = {key: {"p50 us": value, "p99 us": 10 * value, "cpu us": value} for key, value in times.items()}
     found = {(line.what, line.against): line.ratio for line in serving.lines(figures, rates, 4)}
     start = "search, 1 candidates, 30 events, dim"
     assert found[f"{start} 6, float32, p50", "recomputed keys"] == 3.0
     assert found[f"{start} 6, float32, p50", "dim 9"] == 1.5
     floor = serving.floor("float32", small, 4, rates)
     assert found[f"{start} 6, float32, p99", "floor"] == pytest.approx(floor / 20)
-    assert len(found) == 3 * 2 + 2
+    assert found[f"{start} 6, float32, processor", "dim 9"] == 1.5
+    assert len(found) == 3 * 2 + 2 * 2
 
 
 def test_a_run_writes_lines_and_details_and_is_not_repeated(
