@@ -130,8 +130,7 @@ def score_tiles(
     *,
     rounded: bool,
 ) -> Iterator[Float32[Tensor, "candidates _"]]:
-    """<query, key> + bias, `TILE` events at a time. `rounded`: products of bfloat16 keys may be bfloat16 as well.
-    """
+    """<query, key> + bias, `TILE` events at a time. `rounded`: products of bfloat16 keys may be bfloat16 as well."""
     for start in range(0, max(1, len(events.ids)), TILE):
         tile = events.part(start, start + TILE)
         if rounded and tile.keys.dtype == torch.bfloat16:
