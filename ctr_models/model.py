@@ -136,6 +136,10 @@ class CTRModel(nn.Module):
         """
         return self._logits(batch, None if self.sequence is None else self.sequence(batch))
 
+    def with_fields(self, batch: FeatureBatch, read: SequenceFields) -> Float[Tensor, "batch outputs"]:
+        """Logits of rows whose past has been read already (a server's, by `SequenceSource.of_found`)."""
+        return self._logits(batch, read)
+
     def outputs(self, batch: FeatureBatch) -> ModelOutputs:
         """Logits with what is added to their loss in training. The same errors."""
         if self.sequence is None:

@@ -62,8 +62,13 @@ def build_encoder(config: EncoderConfig, num_tables: int, layout: EventLayout) -
 
 def reads_attention(config: EncoderConfig) -> bool:
     """Whether an encoder looks at attention vectors of their own; one that does not needs `decouple="shared"`."""
+    return needs_attention(config) or isinstance(config, TargetAttentionConfig | DINConfig | TINConfig)
+
+
+def needs_attention(config: EncoderConfig) -> bool:
+    """Whether an encoder cannot do without attention vectors of their own; others read the shared ones instead."""
     match config:
         case SIMConfig(search=SoftSearchConfig(embeddings="tables")):
             return True
         case _:
-            return isinstance(config, TargetAttentionConfig | DINConfig | TINConfig)
+            return False

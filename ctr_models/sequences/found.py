@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Found(NamedTuple):
     """Columns of the events found, best first, and which of them are events: a history may hold fewer than asked for.
 
-    Columns of what is no event are valid to gather from and to be masked.
+    Columns of what is no event come last, are valid to gather from, and are to be masked.
     """
 
     indices: Int64[Tensor, "tables batch found"]
@@ -52,8 +52,10 @@ def sortable(scores: Float[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
 
 def _best(ranks: Int32[Tensor, "tables batch length"], mask: Bool[Tensor, "*tables batch length"], top_k: int) -> Found:
     length = ranks.shape[-1]
-    keys = ranks.long().bitwise_left_shift_(32).add_(torch.arange(length, device=ranks.device))
-    keys.masked_fill_(~mask, torch.iinfo(torch.int64).min)
+    place = torch.arange(length, device=ranks.device)
+    keys = torch.where(
+        mask, ranks.long().bitwise_left_shift_(32).add_(place), place - 2**63
+    )  # padding after all events
     indices = keys.topk(min(top_k, length)).indices
     return Found(indices, mask.expand(ranks.shape).gather(2, indices))
 

@@ -15,7 +15,7 @@ from ctr_models.batch import FeatureBatch, HistoryBatch
 from ctr_models.checks import check_at_least
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import Schema
-from ctr_models.sequences.encoder import EncoderConfig, build_encoder, reads_attention
+from ctr_models.sequences.encoder import EncoderConfig, build_encoder, needs_attention, reads_attention
 from ctr_models.sequences.events import EventIds, EventsConfig, EventTables, EventVectors
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 from ctr_models.sequences.search import take
@@ -45,6 +45,9 @@ class SequenceConfig:
         if self.events.decouple != "shared" and not reads_attention(self.encoder):
             name, decouple = type(self.encoder).__name__, self.events.decouple
             raise ValueError(f"{name} reads one kind of vectors; set decouple 'shared', not {decouple!r}")
+        if self.events.decouple == "shared" and needs_attention(self.encoder):
+            name = type(self.encoder).__name__
+            raise ValueError(f"this {name} searches attention tables; set decouple to something other than 'shared'")
 
 
 @runtime_checkable
@@ -100,7 +103,13 @@ class SequenceSource(nn.Module):
         return self.events.layout.parts * (outputs + self.config.target_field) if outputs else 0
 
     def forward(self, batch: FeatureBatch) -> SequenceFields:
-        sequence = self.read(batch)
+        return self._encoded(self.read(batch))
+
+    def of_found(self, given: EventIds) -> SequenceFields:
+        """Fields of candidates (column 0) with events that search has already found for each, with their own times."""
+        return self._encoded(self._looked_up(given))
+
+    def _encoded(self, sequence: SequenceInput) -> SequenceFields:
         out: SequenceOutput = self.encoder(sequence)
         auxiliary = None if out.auxiliary is None else self._split(sequence.target, out.auxiliary)
         return SequenceFields(self._split(sequence.target, out.vectors), auxiliary, out.loss)
@@ -108,14 +117,16 @@ class SequenceSource(nn.Module):
     def read(self, batch: FeatureBatch, *, whole: bool = False) -> SequenceInput:
         """What the encoder gets. `whole`: all events, also where it reads only some."""
         given = self.events.join(batch.ids.index_select(1, self.columns), self._history(batch))
-        short = given if whole else self._shortened(given)
-        vectors, attention = self.events(short)
-        ids = short.ids[:, 1:]
+        return self._looked_up(given if whole else self._shortened(given))
+
+    def _looked_up(self, given: EventIds) -> SequenceInput:
+        vectors, attention = self.events(given)
+        ids = given.ids[:, 1:]
         return SequenceInput(
             target=vectors.target,
             events=vectors.events,
             mask=ids[..., 0].ne(0),
-            target_ids=short.ids[:, 0],
+            target_ids=given.ids[:, 0],
             event_ids=ids,
             attention_target=None if attention is None else attention.target,
             attention_events=None if attention is None else attention.events,

@@ -8,15 +8,25 @@ import torch
 from safetensors.torch import load, save
 
 from ctr_models.sequences.attention import DotScoreConfig, MLPScoreConfig
+from ctr_models.sequences.bst import BSTConfig
+from ctr_models.sequences.dien import DIENConfig
 from ctr_models.sequences.din import DINConfig
-from ctr_models.sequences.encoder import EncoderConfig, build_encoder, reads_attention
+from ctr_models.sequences.encoder import EncoderConfig, build_encoder, needs_attention, reads_attention
+from ctr_models.sequences.eta import ETAConfig
+from ctr_models.sequences.hstu import HSTUConfig
+from ctr_models.sequences.multi_head import MultiHeadConfig
 from ctr_models.sequences.protocols import SequenceEncoder
+from ctr_models.sequences.sdim import SDIMConfig
+from ctr_models.sequences.sim import HardSearchConfig, SIMConfig, SoftSearchConfig
 from ctr_models.sequences.target_attention import TargetAttentionConfig
 from ctr_models.sequences.tin import TINConfig
+from ctr_models.sequences.twin import TWINConfig
+from ctr_models.sequences.twin_v2 import TWINV2Config
 from llm_rec.codec import from_plain, to_plain
 from tests.ctr_models.sequences.worlds import LENGTHS, layout, sequence
 
 TABLES = 3
+HEADS = MultiHeadConfig(attention_dim=4)
 EMPTY = LENGTHS.index(0)
 CASES = {
     "target_attention": TargetAttentionConfig(top_k=4),
@@ -28,6 +38,16 @@ CASES = {
     "din_softmax": DINConfig(score=MLPScoreConfig(hidden=(5,), activation="sigmoid"), softmax=True),
     "tin": TINConfig(),
     "tin_post_dense": TINConfig(tr="post_dense"),
+    "sim_hard": SIMConfig(search=HardSearchConfig(), top_k=4, attention=HEADS),
+    "sim_soft": SIMConfig(search=SoftSearchConfig(search_dim=4), top_k=4, attention=HEADS),
+    "sim_tables": SIMConfig(search=SoftSearchConfig(embeddings="tables"), top_k=4, attention=HEADS),
+    "eta": ETAConfig(bits=8, top_k=4, attention=HEADS),
+    "sdim": SDIMConfig(bits=6, group_size=2),
+    "twin": TWINConfig(top_k=4, attention=HEADS),
+    "twin_v2": TWINV2Config(num_levels=2, max_size=2, twin=TWINConfig(top_k=2, attention=HEADS)),
+    "dien": DIENConfig(),
+    "bst": BSTConfig(num_heads=2, attention_dim=4, hidden_dim=5),
+    "hstu": HSTUConfig(query_dim=3, value_dim=2, max_length=8),
 }
 
 
@@ -174,7 +194,10 @@ def test_bfloat16_is_finite_and_close_where_search_cannot_choose_otherwise(confi
     assert rounded[:, 2].abs().max() == 0
 
 
-@pytest.mark.parametrize("config", [config for config in CASES.values() if reads_attention(config)], ids=repr)
+EITHER = [config for config in CASES.values() if reads_attention(config) and not needs_attention(config)]
+
+
+@pytest.mark.parametrize("config", EITHER, ids=repr)
 def test_attention_of_its_own_decides_the_weights(config):
     encoder, given = build(config), sequence(TABLES)
     plain = dataclasses.replace(given, attention_target=None, attention_events=None)

@@ -12,7 +12,9 @@ from ctr_models.layers import MLPConfig
 from ctr_models.model import CTRModel, CTRModelConfig, build_ctr_model, draw_weights
 from ctr_models.schema import Categorical, Schema
 from ctr_models.sequences import presets
+from ctr_models.sequences.bst import BSTConfig
 from ctr_models.sequences.events import EventsConfig
+from ctr_models.sequences.sim import SIMConfig, SoftSearchConfig
 from ctr_models.sequences.source import Selects, SequenceConfig
 from ctr_models.sequences.target_attention import TargetAttentionConfig
 from ctr_models.towers import TowerConfig
@@ -179,6 +181,17 @@ def test_a_batch_that_lacks_the_history_is_named():
         (
             {"max_length": 200, "events": EventsConfig(max_positions=200)},
             "max_length 200 needs 201 positions (the candidate has one), but max_positions is 200",
+        ),
+        (
+            {"encoder": BSTConfig(), "events": EventsConfig(decouple="dare")},
+            "BSTConfig reads one kind of vectors; set decouple 'shared', not 'dare'",
+        ),
+        (
+            {
+                "encoder": SIMConfig(search=SoftSearchConfig(embeddings="tables")),
+                "events": EventsConfig(decouple="shared"),
+            },
+            "this SIMConfig searches attention tables; set decouple to something other than 'shared'",
         ),
     ],
 )

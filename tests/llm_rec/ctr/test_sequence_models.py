@@ -208,6 +208,19 @@ def test_a_match_in_the_past_is_learnt(name):
     assert auc((logits[:, 1] - logits[:, 0]).double().numpy(), test.labels[:, 0].numpy()) > 0.85
 
 
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_trains_and_scores_rows(name):
+    """A step in which every weight gets a finite gradient, and the same scores whatever the padding beyond max_length."""
+    config = presets.PRESETS[name](dim=4, max_length=12)
+    model, given = built(config, WITH_USER), batch(WITH_USER)
+    ClickTask(model.train(), CrossEntropyConfig()).loss(given).total.backward()
+    assert [key for key, value in model.named_parameters() if value.grad is None] == []
+    assert all(value.grad.isfinite().all() for value in model.parameters())
+    wider = HistoryBatch(nn.functional.pad(given.history.ids, (0, 0, 3, 0)))
+    model.eval()
+    torch.testing.assert_close(model(given), model(replace(given, history=wider)), rtol=1e-4, atol=1e-5)
+
+
 def test_a_config_without_a_sequence_is_as_it_was():
     assert "sequence" in to_plain(CTRModelConfig(linear="weight"))
     assert from_plain(CTRModelConfig, {"linear": "weight"}).history_length == 0
