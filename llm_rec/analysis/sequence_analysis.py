@@ -86,12 +86,13 @@ class SequenceMaterial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SequenceAnalysisConfig:
-    """`max_length` newest events are looked at; maps have `top` rows and `positions` columns. `k`, `denominator` and
-    the three limits are those of `search_quality`; `clusters`, `num_seeds` and `max_rows` evaluated rows those of
-    `discriminability`.
+    """`category`: the field of past events by which they are counted; None for the second of `Schema.history`, which
+    follows the item. `max_length` newest events are looked at; maps have `top` rows and `positions` columns. `k`,
+    `denominator` and the three limits are those of `search_quality`; `clusters`, `num_seeds` and `max_rows`
+    evaluated rows those of `discriminability`.
     """
 
-    category: str = "category"
+    category: str | None = None
     max_length: int = 200
     top: int = 10
     positions: int = 10
@@ -197,15 +198,25 @@ def analyse_sequence(
 
 def count_categories(material: SequenceMaterial, config: SequenceAnalysisConfig) -> CategoryCounts:
     """One pass over the train rows; `DataError` when the names are not those of the field's ids."""
+    category = category_field(material.schema, config.category)
     sizes = {field.name: field.size for field in material.schema.id_fields}
-    size = sizes.get(config.category, len(material.names))  # a field that is not there is named by category_rows
+    size = sizes.get(category, len(material.names))  # a field that is not there is named by category_rows
     if size != len(material.names):
-        raise DataError(f"field {config.category!r} has {size} ids but {len(material.names)} names; give one for each")
+        raise DataError(f"field {category!r} has {size} ids but {len(material.names)} names; give one for each")
     counter = CategoryCounter(len(material.names), config.max_length)
     for batch in material.batches("train"):
-        rows = category_rows(batch, material.schema, config.category)
+        rows = category_rows(batch, material.schema, category)
         counter.update(rows.target, rows.history, rows.clicked)
     return counter.counts()
+
+
+def category_field(schema: Schema, category: str | None) -> str:
+    """The field that `category` names, or the history's second; `DataError` when events have an item alone."""
+    if category is not None:
+        return category
+    if len(schema.history) < 2:
+        raise DataError("past events have an item alone; make the log with a category among its history fields")
+    return schema.history[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,9 +242,9 @@ def _measure(
     curves: dict[str, list[SearchCurves]] = {}
     features: list[Tensor] = []
     clicked: list[np.ndarray] = []
-    left = config.max_rows
+    category, left = category_field(material.schema, config.category), config.max_rows
     for batch in material.batches(part):
-        rows = category_rows(batch, material.schema, config.category)
+        rows = category_rows(batch, material.schema, category)
         for name, found in _batch_curves(view, material, counts, config, batch, rows):
             curves.setdefault(name, []).append(found)
         if left > 0:

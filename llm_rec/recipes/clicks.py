@@ -151,13 +151,14 @@ def counts_table(log: ClickLog, config: BehavioursConfig) -> Table:
 
 
 def fields_table(log: ClickLog) -> Table:
-    """Every field with its raw column and its size."""
+    """Every field with its raw column and its size, and whether past events have it, where rows have a past."""
+    history = log.schema.history
     table = Table(title=f"{len(log.schema.fields)} fields", title_justify="left")
-    for head in ("field", "column", "kind", "values", "in the past"):
+    for head in ("field", "column", "kind", "values", *(("in the past",) if history else ())):
         table.add_column(head, justify="right" if head == "values" else "left")
     for found, column in zip(log.schema.fields, log.columns, strict=True):
-        past = "yes" if found.name in log.schema.history else "-"
-        table.add_row(found.name, column.spec.source, *_described(found), past)
+        past = ("yes" if found.name in history else "-",) if history else ()
+        table.add_row(found.name, column.spec.source, *_described(found), *past)
     return table
 
 

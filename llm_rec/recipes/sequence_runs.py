@@ -21,7 +21,7 @@ from llm_rec.analysis.attention_gradients import (
     paired_parameters,
     probe_gradients,
 )
-from llm_rec.analysis.sequence_analysis import SequenceMaterial, SequenceView
+from llm_rec.analysis.sequence_analysis import SequenceMaterial, SequenceView, category_field
 from llm_rec.analysis.sequence_view import ModelView
 from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
 from llm_rec.ctr.method import ClickMethodConfig, build_click_model
@@ -61,23 +61,30 @@ class SequenceRun:
 
 
 def sequence_run(
-    model: CTRModel, method: ClickMethodConfig, material: ClickMaterial, category: str, *, batch_size: int, seed: int
+    model: CTRModel,
+    method: ClickMethodConfig,
+    material: ClickMaterial,
+    category: str | None,
+    *,
+    batch_size: int,
+    seed: int,
 ) -> SequenceRun:
     """The trained `model` of `method` with its log. `DataError` when it reads no sequence, or has no such category."""
     log, sequence = material.log, method.model.sequence
     if sequence is None:
         raise DataError("this run's model reads no behaviour sequence; choose a run of a model with one")
     batches = ClickBatchConfig(batch_size=batch_size, shuffle="none")
+    field = category_field(log.schema, category)
 
     def rows(part: Part) -> Iterable[FeatureBatch]:
         return ClickBatches(log, part, batches, history_length=sequence.max_length).epoch(0)
 
     def trial(steps: int) -> TiedTrial:
-        return tied_trial(method, sequence, material, category, steps=steps, seed=seed)
+        return tied_trial(method, sequence, material, field, steps=steps, seed=seed)
 
     return SequenceRun(
-        view=ModelView(model, log.schema, category),
-        material=SequenceMaterial(log.schema, rows, id_names(log, category)),
+        view=ModelView(model, log.schema, field),
+        material=SequenceMaterial(log.schema, rows, id_names(log, field)),
         trial=trial if reads_attention(sequence.encoder) else None,
     )
 

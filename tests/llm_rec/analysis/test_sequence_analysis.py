@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ctr_models.schema import Categorical, Schema
 from llm_rec.analysis.category_information import CategoryCounter
 from llm_rec.analysis.discriminability import cluster_information
 from llm_rec.analysis.search_quality import estimated_gains, search_curves, summarise_search, well_counted
@@ -12,6 +13,7 @@ from llm_rec.analysis.sequence_analysis import (
     SequenceMaterial,
     SequenceView,
     analyse_sequence,
+    category_field,
     count_categories,
 )
 from llm_rec.analysis.target_attention import attention_map, attention_scores
@@ -131,3 +133,12 @@ def test_refusals_name_the_value_and_the_repair():
     ):
         with pytest.raises(ConfigError, match=message):
             SequenceAnalysisConfig(**wrong)
+
+
+def test_the_category_is_the_second_field_of_the_history_unless_named():
+    fields = tuple(Categorical(name=name, size=5) for name in ("user", "item", "genre"))
+    schema = Schema(fields=fields, history=("item", "genre"))
+    assert category_field(schema, None) == "genre"
+    assert category_field(schema, "brand") == "brand"
+    with pytest.raises(DataError, match="^past events have an item alone; make the log with a category among its hist"):
+        category_field(Schema(fields=fields, history=("item",)), None)

@@ -210,7 +210,7 @@ def test_a_match_in_the_past_is_learnt(name):
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_trains_and_scores_rows(name):
-    """A step in which every weight gets a finite gradient, and the same scores whatever the padding beyond max_length."""
+    """A step in which every weight gets a finite gradient; columns beyond max_length change no score."""
     config = presets.PRESETS[name](dim=4, max_length=12)
     model, given = built(config, WITH_USER), batch(WITH_USER)
     ClickTask(model.train(), CrossEntropyConfig()).loss(given).total.backward()
