@@ -59,7 +59,10 @@ def test_padding_is_never_changed() -> None:
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3])
 def test_the_ratio_is_met_in_expectation_and_kinds_by_their_shares(ratio: float) -> None:
     ids = patterns(20_000)
-    found, events = noisy(ids, CorruptionConfig(ratio=ratio, insert=1.0, replace=2.0, drop=1.0)), ids[:, :, 0].ne(0).sum()
+    found, events = (
+        noisy(ids, CorruptionConfig(ratio=ratio, insert=1.0, replace=2.0, drop=1.0)),
+        ids[:, :, 0].ne(0).sum(),
+    )
     rates = [float(kind.sum() / events) for kind in (found.inserted, found.replaced, found.dropped)]
     assert rates == pytest.approx([ratio / 4, ratio / 2, ratio / 4], abs=0.006)
 
