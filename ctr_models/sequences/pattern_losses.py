@@ -11,7 +11,7 @@ are ours: a reconstruction from the published description; the paper's hyper-par
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -24,6 +24,7 @@ from ctr_models.sequences.pattern_corruption import CorruptedPatterns, NoiseItem
 from ctr_models.sequences.pattern_refiner import TransformerRefiner
 
 
+@runtime_checkable
 class EventVectors(Protocol):
     """Looks events up: the vectors that patterns are made of, without a position; zeros for id 0."""
 

@@ -35,7 +35,7 @@ class EventSequences:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def until(self, cutoff: float) -> "EventSequences":
+    def until(self, cutoff: float | int) -> "EventSequences":
         """The events before `cutoff` alone; nothing later is left to be read."""
         kept = self.times < cutoff
         starts = np.concatenate([[0], np.cumsum(kept)])[self.starts].astype(np.int64)
@@ -52,7 +52,8 @@ class EventSequences:
         """The windows that end at `anchors`: zeros before a user's first event."""
         columns = anchors[:, None] + np.arange(1 - slots, 1)
         real = columns >= self.user_starts[anchors][:, None]
-        return self.ids[np.maximum(columns, 0)] * real[:, :, None]
+        found: Int64[np.ndarray, "patterns slots fields"] = self.ids[np.maximum(columns, 0)] * real[:, :, None]
+        return found
 
     def _first(self) -> Bool[np.ndarray, "events"]:
         first = np.zeros(len(self.ids) + 1, dtype=bool)

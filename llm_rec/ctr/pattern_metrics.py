@@ -42,12 +42,16 @@ class RecoveryReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseReport:
-    """P(noise) above the threshold against noise that is known to be there."""
+    """P(noise) above the threshold against noise that is known to be there. The share of noise in the pretext task is
+    rarely that of the data, so `r_precision` asks without a threshold: the share of noise among as many of the most
+    suspicious events as there is noise (there, precision and recall are equal; chance gives `noise / events`).
+    """
 
     events: int
     noise: int
     precision: float
     recall: float
+    r_precision: float
     detection_auc: float
 
 
@@ -128,6 +132,7 @@ def noise_report(
         noise=int(truth.sum()),
         precision=hits / max(int(called.sum()), 1),
         recall=hits / max(int(truth.sum()), 1),
+        r_precision=_share(truth[scores.argsort(descending=True, stable=True)[: int(truth.sum())]]),
         detection_auc=_auc(scores, truth),
     )
 

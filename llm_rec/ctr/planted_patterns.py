@@ -71,7 +71,8 @@ class PlantedPatterns:
         """The newest `length` events before each row, padded on the left."""
         columns = self.past[:, None] + np.arange(-length, 0)
         ids = self.events.ids[np.maximum(self.events.starts[self.users][:, None] + columns, 0)]
-        return ids * (columns >= 0)[:, :, None]
+        found: Int64[np.ndarray, "rows length fields"] = ids * (columns >= 0)[:, :, None]
+        return found
 
 
 def planted_patterns(config: PlantedPatternsConfig, seed: int = 0) -> PlantedPatterns:
