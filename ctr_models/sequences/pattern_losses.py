@@ -25,7 +25,7 @@ from ctr_models.sequences.pattern_refiner import TransformerRefiner
 
 
 @runtime_checkable
-class EventVectors(Protocol):
+class EventLookup(Protocol):
     """Looks events up: the vectors that patterns are made of, without a position; zeros for id 0."""
 
     def __call__(self, ids: Int64[Tensor, "batch length fields"]) -> Float[Tensor, "tables batch length width"]: ...
@@ -56,7 +56,7 @@ class DenoisingLoss(NamedTuple):
 
 def denoising_loss(
     refiner: TransformerRefiner,
-    vectors: EventVectors,
+    vectors: EventLookup,
     patterns: CorruptedPatterns,
     items: NoiseItems,
     config: DenoisingConfig,

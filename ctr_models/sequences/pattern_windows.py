@@ -38,23 +38,25 @@ class Windows(NamedTuple):
 def best_columns(
     scores: Float[Tensor, "tables batch length"], mask: Bool[Tensor, "batch length"], top_k: int, radius: int = 0
 ) -> Anchors:
-    """The `top_k` events with the highest scores; of equal ones, the older comes first.
+    """The `top_k` events with the highest scores; of equal ones, the newest comes first.
 
     With a `radius` r, anchors are taken one by one, and no later one lies within r columns of an earlier one
     (non-maximum suppression): overlapping windows would count their common events again and again.
 
     >>> scores, mask = torch.tensor([[[0.1, 0.9, 0.9, 0.3]]]), torch.ones(1, 4, dtype=torch.bool)
     >>> best_columns(scores, mask, 2).columns.tolist(), best_columns(scores, mask, 2, radius=1).columns.tolist()
-    ([[[1, 2]]], [[[1, 3]]])
+    ([[[2, 1]]], [[[2, 0]]])
     """
     check_at_least("top_k", top_k, 1)
     check_at_least("radius", radius, 0)
-    known = scores.masked_fill(~mask, -torch.inf)
+    newest_first = scores.masked_fill(~mask, -torch.inf).flip(2)
     places = min(top_k, scores.shape[2])
     if radius == 0 or places == 0:
-        columns = known.sort(dim=2, descending=True, stable=True).indices[:, :, :places]
-        return Anchors(columns, mask.expand_as(known).gather(2, columns))
-    return _suppressed(known, places, radius)
+        known, found = newest_first.sort(dim=2, descending=True, stable=True)
+        places_back, valid = found[:, :, :places], known[:, :, :places] > -torch.inf
+    else:
+        places_back, valid = _suppressed(newest_first, places, radius)
+    return Anchors(scores.shape[2] - 1 - places_back, valid)
 
 
 def _suppressed(scores: Float[Tensor, "tables batch length"], places: int, radius: int) -> Anchors:

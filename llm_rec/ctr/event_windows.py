@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Num
+from jaxtyping import Bool, Int64, Integer, Num
 
 from ctr_models.batch import FeatureBatch, HistoryBatch
 from llm_rec.errors import DataError
@@ -16,11 +16,12 @@ from llm_rec.errors import DataError
 class EventSequences:
     """Events of all users, user by user, each user's in order of time: user u has rows `starts[u]`..`starts[u + 1]`.
 
-    `ids` hold an event's fields (the item first), as `Schema.history` names them.
+    `ids` hold an event's fields (the item first), as `Schema.history` names them. `times` may be missing; then nothing
+    can be cut.
     """
 
     ids: Int64[np.ndarray, "events fields"]
-    times: Num[np.ndarray, "events"]
+    times: Num[np.ndarray, "events"] | None
     starts: Int64[np.ndarray, "bounds"]
 
     def __post_init__(self) -> None:
@@ -28,15 +29,34 @@ class EventSequences:
             raise DataError(
                 f"starts must run from 0 to the {len(self.ids)} events, got {self.starts[:1]} to {self.starts[-1:]}"
             )
-        late = np.flatnonzero((np.diff(self.times) < 0) & ~self._first()[1:]) if len(self.times) else np.array([])
+        if self.times is None:
+            return
+        late = np.flatnonzero((np.diff(self.times) < 0) & ~self._first()[1:])
         if len(late):
             raise DataError(f"event {late[0] + 1} is earlier than the one before it; sort each user's events by time")
+
+    @classmethod
+    def before(
+        cls, events: Integer[np.ndarray, "numbered fields"], windows: Int64[np.ndarray, "rows 2"]
+    ) -> "EventSequences":
+        """The events that rows look back on, each once: row r on numbers `windows[r, 0]`..`windows[r, 1] - 1` of
+        `events`, where rows of one user begin at one number. Given the train rows of a log, no later event is among
+        them.
+        """
+        firsts, users = np.unique(windows[:, 0], return_inverse=True)
+        ends = firsts.copy()
+        np.maximum.at(ends, users, windows[:, 1])
+        starts = np.concatenate([[0], np.cumsum(ends - firsts)]).astype(np.int64)
+        numbers = np.arange(starts[-1]) + np.repeat(firsts - starts[:-1], ends - firsts)
+        return cls(np.asarray(events[numbers], dtype=np.int64), None, starts)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def until(self, cutoff: float | int) -> "EventSequences":
         """The events before `cutoff` alone; nothing later is left to be read."""
+        if self.times is None:
+            raise DataError(f"these events have no times, so they cannot be cut at {cutoff}; give them with times")
         kept = self.times < cutoff
         starts = np.concatenate([[0], np.cumsum(kept)])[self.starts].astype(np.int64)
         return EventSequences(self.ids[kept], self.times[kept], starts)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ctr_models.schema import RESERVED
 from ctr_models.sequences.pattern_corruption import CorruptedPatterns, CorruptionConfig, NoiseItems, corrupt
-from ctr_models.sequences.pattern_losses import EventVectors
+from ctr_models.sequences.pattern_losses import EventLookup
 from ctr_models.sequences.pattern_refiner import RefinedTokens, TransformerRefiner
 from llm_rec.errors import DataError
 from llm_rec.metrics.classification import auc
@@ -58,7 +58,7 @@ class NoiseReport:
 @torch.no_grad()
 def recovery_report(
     refiner: TransformerRefiner,
-    vectors: EventVectors,
+    vectors: EventLookup,
     items: NoiseItems,
     windows: Int64[Tensor, "patterns slots fields"],
     corruption: CorruptionConfig,
@@ -108,7 +108,7 @@ def _recovery(
 @torch.no_grad()
 def noise_report(
     refiner: TransformerRefiner,
-    vectors: EventVectors,
+    vectors: EventLookup,
     windows: Int64[Tensor, "patterns slots fields"],
     noise: Bool[Tensor, "patterns slots"],
     *,
@@ -137,7 +137,7 @@ def noise_report(
     )
 
 
-def _tokens(refiner: TransformerRefiner, vectors: EventVectors, ids: Tensor, mask: Tensor) -> RefinedTokens:
+def _tokens(refiner: TransformerRefiner, vectors: EventLookup, ids: Tensor, mask: Tensor) -> RefinedTokens:
     found = vectors(ids)
     seen = mask.expand(len(found), -1, -1)
     return refiner.tokens(found * seen.unsqueeze(-1), seen)

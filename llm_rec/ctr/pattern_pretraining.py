@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ctr_models.batch import FeatureBatch
 from ctr_models.sequences.pattern_corruption import CorruptionConfig, NoiseItems, corrupt
-from ctr_models.sequences.pattern_losses import DenoisingConfig, EventVectors, denoising_loss
+from ctr_models.sequences.pattern_losses import DenoisingConfig, EventLookup, denoising_loss
 from ctr_models.sequences.pattern_refiner import TransformerRefiner
 from llm_rec.codec import to_plain
 from llm_rec.ctr.event_windows import EventSequences, EventWindows
@@ -71,7 +71,7 @@ class PatternPretraining:
         self,
         module: nn.Module,
         refiner: TransformerRefiner,
-        vectors: EventVectors,
+        vectors: EventLookup,
         items: NoiseItems,
         config: PatternPretrainingConfig,
         *,

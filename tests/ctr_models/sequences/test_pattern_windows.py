@@ -19,9 +19,9 @@ MASK = torch.tensor([[False, False, True, True, True], [True, True, True, True, 
 
 
 def brute_force(scores: np.ndarray, mask: np.ndarray, top_k: int, radius: int) -> list[int]:
-    """One row: candidates by (-score, column), each kept unless a kept one is near."""
+    """One row: candidates by score, the newest first, each kept unless a kept one is near."""
     kept: list[int] = []
-    for column in sorted(np.flatnonzero(mask), key=lambda column: (-scores[column], column)):
+    for column in sorted(np.flatnonzero(mask), key=lambda column: (-scores[column], -column)):
         if len(kept) < top_k and all(abs(column - other) > radius for other in kept):
             kept.append(int(column))
     return kept

@@ -111,7 +111,7 @@ def test_pattern_attention_equals_a_loop() -> None:
     for t in range(2):
         for b in range(5):
             start = int((~given.mask[b]).sum())
-            order = sorted(range(start, 7), key=lambda i, t=t, b=b: (-float(scores[t, b, i]), i))[:4]
+            order = sorted(range(start, 7), key=lambda i, t=t, b=b: (-float(scores[t, b, i]), -i))[:4]
             target = window_vector(
                 model, given, t, torch.cat([given.events[t, b, max(start, 5) :], given.target[t, b, None]])
             )

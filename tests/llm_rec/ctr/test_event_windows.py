@@ -41,6 +41,7 @@ def test_windows_hold_no_event_from_the_cutoff_on_and_none_of_another_user(seed:
         with pytest.raises(DataError, match="no user has two events, so there is no pattern to learn from"):
             EventWindows(early, slots, 3)
         return
+    assert log.times is not None
     time_of = dict(zip(log.ids[:, 0].tolist(), log.times.tolist(), strict=True))
     user_of = dict(zip(log.ids[:, 0].tolist(), np.repeat(np.arange(6), np.diff(log.starts)).tolist(), strict=True))
     for batch in EventWindows(early, slots, 3, seed).epoch(1):
@@ -63,6 +64,17 @@ def test_an_epoch_has_each_event_with_a_past_once_in_an_order_that_seed_and_epoc
     other = [batch.history.ids[:, -1, 0].tolist() for batch in source.epoch(2) if batch.history is not None]
     assert other != anchors
     assert [len(batch) for batch in batches] == [len(part) for part in anchors]
+
+
+def test_events_of_rows_are_those_that_a_row_looks_back_on() -> None:
+    events = np.arange(22, dtype=np.int32).reshape(11, 2)  # number 0 is padding
+    windows = np.array([[7, 7], [1, 3], [4, 6], [1, 2], [4, 4], [8, 11]])
+    seen = EventSequences.before(events, windows)
+    assert seen.ids[:, 0].tolist() == [2, 4, 8, 10, 16, 18, 20]
+    assert seen.starts.tolist() == [0, 2, 4, 4, 7]
+    assert seen.windows(np.array([1, 3, 4]), 2)[:, :, 0].tolist() == [[2, 4], [8, 10], [0, 16]]
+    with pytest.raises(DataError, match="these events have no times, so they cannot be cut at 3; give them with"):
+        seen.until(3)
 
 
 def test_damaged_logs_are_refused() -> None:

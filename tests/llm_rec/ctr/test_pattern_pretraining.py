@@ -23,14 +23,13 @@ from llm_rec.ctr.pattern_pretraining import (
     pretraining_phase,
     refiner_groups,
 )
-from llm_rec.ctr.planted_patterns import PlantedPatternsConfig, planted_patterns
 from llm_rec.errors import ConfigError, DataError
 from llm_rec.training.groups import ParameterGroup
 from llm_rec.training.phases import Phase, run_phases
 from llm_rec.training.task import BatchSource, StepLoss, Task
 from llm_rec.training.trainer import TrainerConfig
+from tests.llm_rec.ctr.triples import SIZE, triples_world
 
-WORLD_CONFIG = PlantedPatternsConfig(users=100, items=24, triples=6, own=2, noise=0.1)
 CUTOFF, SLOTS, DIM = 30, 4, 8
 
 
@@ -121,7 +120,8 @@ def done(task: Task[FeatureBatch]) -> PatternPretraining:
 @pytest.fixture(scope="module")
 def world_windows() -> tuple[Tensor, Tensor]:
     """Windows of events that pre-training has not seen, and their noise."""
-    world = planted_patterns(WORLD_CONFIG)
+    world = triples_world()
+    assert world.events.times is not None
     anchors = np.flatnonzero(world.events.times >= CUTOFF + SLOTS)
     noise = world.noise[anchors[:, None] + np.arange(1 - SLOTS, 1)]
     return torch.from_numpy(world.events.windows(anchors, SLOTS)), torch.from_numpy(noise)
@@ -129,8 +129,8 @@ def world_windows() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def trained() -> PatternPretraining:
-    events = planted_patterns(WORLD_CONFIG).events.until(CUTOFF)
-    return done(run_phases([phase(settings(12), events, 26)])[-1].task)
+    events = triples_world().events.until(CUTOFF)
+    return done(run_phases([phase(settings(12), events, SIZE)])[-1].task)
 
 
 def test_recovery_beats_popularity_and_leaving_all_as_it_is(
@@ -155,25 +155,26 @@ def test_planted_noise_is_found_without_having_been_shown(
 
 def test_an_untrained_refiner_finds_nothing(world_windows: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(0)
-    model = Clicks(26)
+    model = Clicks(SIZE)
     found = noise_report(model.refiner, model.tables, *world_windows)
     assert abs(found.detection_auc - 0.5) < 0.12
 
 
 def test_pretraining_reads_nothing_from_the_cutoff_on() -> None:
     """Later events have items that the tables lack: one look at them would be an error."""
-    log = planted_patterns(WORLD_CONFIG).events
+    log = triples_world().events
+    assert log.times is not None
     late = log.times >= CUTOFF
     events = EventSequences(np.where(late[:, None], 10_000, log.ids), log.times, log.starts)
-    task = done(run_phases([phase(settings(), events.until(CUTOFF), 26)])[-1].task)
-    assert int(task.items.known.max()) < 26
+    task = done(run_phases([phase(settings(), events.until(CUTOFF), SIZE)])[-1].task)
+    assert int(task.items.known.max()) < SIZE
     with pytest.raises(IndexError):
-        run_phases([phase(settings(), events, 26)])
+        run_phases([phase(settings(), events, SIZE)])
 
 
 def test_only_what_the_pretext_task_reads_is_trained() -> None:
-    events = planted_patterns(WORLD_CONFIG).events.until(CUTOFF)
-    one = phase(settings(), events, 26)
+    events = triples_world().events.until(CUTOFF)
+    one = phase(settings(), events, SIZE)
     before = {name: value.clone() for name, value in one_built(one).module.state_dict().items()}
     task = done(run_phases([one])[-1].task)
     moved = {name for name, value in task.module.state_dict().items() if not torch.equal(value, before[name])}
@@ -195,7 +196,7 @@ def click_phase(
     """One update on rows whose candidate is the newest event."""
 
     def build(previous: Task[FeatureBatch] | None) -> Task[FeatureBatch]:
-        model = Clicks(26)
+        model = Clicks(SIZE)
         inherit(model, previous)
         return ClicksTask(model)
 
@@ -231,8 +232,8 @@ class Rows(BatchSource[FeatureBatch]):
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_click_phase_keeps_the_refiner_or_moves_it_by_a_tenth(frozen: bool, tmp_path: Path) -> None:
-    events = planted_patterns(WORLD_CONFIG).events.until(CUTOFF)
-    phases = [phase(settings(), events, 26), click_phase(events, frozen=frozen, learning_rate=0.02)]
+    events = triples_world().events.until(CUTOFF)
+    phases = [phase(settings(), events, SIZE), click_phase(events, frozen=frozen, learning_rate=0.02)]
     pretrained, clicks = run_phases(phases, tmp_path)
     before, after = pretrained.task.module.state_dict(), clicks.task.module.state_dict()
     steps = {name: (after[name] - before[name]).abs().max() for name in after}
@@ -247,8 +248,8 @@ def test_the_click_phase_keeps_the_refiner_or_moves_it_by_a_tenth(frozen: bool, 
 
 
 def test_several_embedding_sets_have_refiners_of_their_own() -> None:
-    events = planted_patterns(WORLD_CONFIG).events.until(CUTOFF)
-    task = done(run_phases([phase(settings(), events, 26, num_tables=2)])[-1].task)
+    events = triples_world().events.until(CUTOFF)
+    task = done(run_phases([phase(settings(), events, SIZE, num_tables=2)])[-1].task)
     assert not torch.equal(task.refiner.outward.weight[0], task.refiner.outward.weight[1])
     found = recovery_report(
         task.refiner, task.vectors, task.items, torch.from_numpy(events.windows(np.arange(300), 4)), CorruptionConfig()
@@ -257,8 +258,8 @@ def test_several_embedding_sets_have_refiners_of_their_own() -> None:
 
 
 def test_loss_is_the_same_for_the_same_seed_and_says_what_was_changed() -> None:
-    events = planted_patterns(WORLD_CONFIG).events.until(CUTOFF)
-    task = done(one_built(phase(settings(), events, 26)))
+    events = triples_world().events.until(CUTOFF)
+    task = done(one_built(phase(settings(), events, SIZE)))
     batch = next(EventWindows(events, SLOTS, 512).epoch(1))
     losses = []
     for _ in range(2):
@@ -282,7 +283,7 @@ def test_short_histories_are_padded_and_missing_ones_refused() -> None:
 
 def test_batches_without_a_changed_event_have_a_finite_loss() -> None:
     torch.manual_seed(0)
-    model = Clicks(26)
+    model = Clicks(SIZE)
     items = NoiseItems.seen(torch.tensor([[2, 2], [3, 3]]))
     patterns = corrupt(torch.zeros(5, SLOTS, 2, dtype=torch.int64), items, CorruptionConfig())
     found = denoising_loss(model.refiner, model.tables, patterns, items, DenoisingConfig())
@@ -332,7 +333,7 @@ def test_detection_counts_the_events_that_are_shown() -> None:
 
 
 def test_settings_and_modules_are_checked() -> None:
-    model, items = Clicks(26), NoiseItems.seen(torch.tensor([[2, 2], [3, 3]]))
+    model, items = Clicks(SIZE), NoiseItems.seen(torch.tensor([[2, 2], [3, 3]]))
     with pytest.raises(ConfigError, match="the module does not hold the refiner; pass the model"):
         PatternPretraining(model.tables, model.refiner, model.tables, items, settings())
     with pytest.raises(ConfigError, match="the phase before must be 'pretrain-patterns', got NoneType"):
