@@ -173,14 +173,15 @@ def refiner_groups(
     groups: Sequence[ParameterGroup], module: nn.Module, learning_rate_factor: float
 ) -> list[ParameterGroup]:
     """The click phase's parameter groups with refiners in groups of their own, at `learning_rate_factor` times the
-    learning rate their group had; frozen parameters of refiners in none.
+    learning rate their group had. What a phase has frozen is left out, as an optimiser needs it.
     """
     refiners = [part for part in module.modules() if isinstance(part, TransformerRefiner)]
     apart = {id(parameter) for refiner in refiners for parameter in refiner.parameters()}
     found: list[ParameterGroup] = []
     for group in groups:
-        others = [parameter for parameter in group["params"] if id(parameter) not in apart]
-        refined = [parameter for parameter in group["params"] if id(parameter) in apart and parameter.requires_grad]
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        others = [parameter for parameter in trained if id(parameter) not in apart]
+        refined = [parameter for parameter in trained if id(parameter) in apart]
         factor = group.get("learning_rate_factor", 1.0) * learning_rate_factor
         found.append({**group, "params": others})
         found.append({**group, "params": refined, "learning_rate_factor": factor})
