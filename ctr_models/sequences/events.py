@@ -176,6 +176,10 @@ class PartTables(nn.Module):
             return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)) + when
         return torch.cat([*parts, when.expand(-1, events.ids.shape[0], -1, -1)], -1)
 
+    def content(self, ids: Int64[Tensor, "batch columns fields"]) -> Float[Tensor, "tables batch columns content"]:
+        """All parts but the position; zeros for padding."""
+        return torch.cat(self._fields(ids), -1)
+
     def _fields(self, ids: Int64[Tensor, "batch columns fields"]) -> list[Tensor]:
         """Vectors of fields in their order, then of sources; those of padding are zero."""
         if len(self.groups) == 1:

@@ -30,6 +30,7 @@ from ctr_models.sequences.eta import ETAConfig
 from ctr_models.sequences.events import Decouple, EventsConfig
 from ctr_models.sequences.hstu import HSTUConfig
 from ctr_models.sequences.multi_head import MultiHeadConfig
+from ctr_models.sequences.patterns import PatternConfig
 from ctr_models.sequences.sdim import SDIMConfig
 from ctr_models.sequences.sim import HardSearchConfig, SIMConfig, SoftSearchConfig
 from ctr_models.sequences.source import SequenceConfig
@@ -42,6 +43,7 @@ from ctr_models.towers import TowerConfig
 HEAD = MLPConfig(widths=(200, 80), activation="prelu", input_batch_norm=True)
 AUXILIARY_HEAD = MLPConfig(widths=(200,), activation="prelu", input_batch_norm=True)
 SHARED = EventsConfig(decouple="shared")
+PATTERNS, ATTENTION = PatternConfig(), TargetAttentionConfig(auxiliary=False)
 PRODUCTS = MultiHeadConfig(target_product=True)
 TWIN_HEADS = MultiHeadConfig(num_heads=4, target_product=True)
 TIN_HEAD = MLPConfig(widths=(80, 40), activation="sigmoid")
@@ -186,6 +188,16 @@ def hstu(*, dim: int = 16, num_layers: int = 2, max_length: int = 200) -> CTRMod
     return with_encoder(HSTUConfig(num_layers=num_layers, max_length=max_length), SHARED, dim, max_length)
 
 
+def dpn(
+    *, dim: int = 16, patterns: PatternConfig = PATTERNS, encoder: EncoderConfig = ATTENTION, max_length: int = 200
+) -> CTRModelConfig:
+    """Patterns of behaviour beside an encoder, TWIN's without its second head by default. A reconstruction from the
+    published description of DPN (arXiv 2404.11456); the paper's hyper-parameters are unknown to us.
+    """
+    sequence = SequenceConfig(encoder=encoder, events=SHARED, patterns=patterns, max_length=max_length)
+    return CTRModelConfig(towers=(TowerConfig(hidden=HEAD),), dim=dim, sequence=sequence)
+
+
 def with_encoder(
     encoder: EncoderConfig,
     events: EventsConfig,
@@ -244,5 +256,6 @@ PRESETS: MappingProxyType[str, Callable[[], CTRModelConfig]] = MappingProxyType(
         "dien": dien,
         "bst": bst,
         "hstu": hstu,
+        "dpn": dpn,
     }
 )

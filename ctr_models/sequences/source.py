@@ -15,8 +15,9 @@ from ctr_models.batch import FeatureBatch, HistoryBatch
 from ctr_models.checks import check_at_least
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import Schema
-from ctr_models.sequences.encoder import EncoderConfig, build_encoder, needs_attention, reads_attention
-from ctr_models.sequences.events import EventIds, EventsConfig, EventTables, EventVectors
+from ctr_models.sequences.encoder import Encoder, EncoderConfig, build_encoder, needs_attention, reads_attention
+from ctr_models.sequences.events import EventIds, EventLayout, EventsConfig, EventTables, EventVectors
+from ctr_models.sequences.patterns import DPN, PatternConfig
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 from ctr_models.sequences.search import take
 from ctr_models.sequences.target_attention import TargetAttentionConfig
@@ -26,11 +27,13 @@ from ctr_models.sequences.target_attention import TargetAttentionConfig
 class SequenceConfig:
     """How the past is read: at most `max_length` newest events, by `encoder`, from tables of `events`.
 
-    `target_field`: the candidate's own vector is among the fields.
+    `patterns` adds two vectors to those of `encoder`: what patterns of events say (DPN). `target_field`: the
+    candidate's own vector is among the fields.
     """
 
     encoder: EncoderConfig = field(default_factory=TargetAttentionConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
+    patterns: PatternConfig | None = None
     max_length: int = 200
     target_field: bool = True
 
@@ -89,7 +92,7 @@ class SequenceSource(nn.Module):
     def __init__(self, config: SequenceConfig, schema: Schema, events: EventTables, num_tables: int = 1) -> None:
         super().__init__()
         self.config, self.events, self.num_tables = config, events, num_tables
-        self.encoder = build_encoder(config.encoder, num_tables, events.layout)
+        self.encoder = _encoder(config, num_tables, events.layout)
         self.register_buffer("columns", torch.tensor(schema.history_columns), persistent=False)
 
     @property
@@ -164,6 +167,22 @@ class SequenceSource(nn.Module):
         layout = self.events.layout
         parts: Tensor = torch.unflatten(vectors, -1, (layout.parts, layout.dim))
         return parts.flatten(2, 3)
+
+
+def _encoder(config: SequenceConfig, num_tables: int, layout: EventLayout) -> Encoder | DPN:
+    """The encoder, inside that of patterns where there are such: those leave out how far an event is from the end."""
+    encoder = build_encoder(config.encoder, num_tables, layout)
+    if config.patterns is None:
+        return encoder
+    return DPN(
+        config.patterns,
+        encoder,
+        num_tables,
+        layout.parts,
+        layout.dim,
+        content_parts=layout.parts - layout.has_position,
+        attention_width=layout.attention_width,
+    )
 
 
 class OtherFields(nn.Module):

@@ -14,10 +14,13 @@ from ctr_models.model import CTRModel, CTRModelConfig, build_ctr_model, draw_wei
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import Schema
 from ctr_models.sequences.events import EventsConfig, EventTables
+from llm_rec.artifacts import fingerprint
 from llm_rec.codec import to_plain
 from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
 from llm_rec.ctr.evaluation import click_logits
 from llm_rec.ctr.item_fields import ItemFieldsConfig, ItemTables, item_event_sources, with_item_fields
+from llm_rec.ctr.pattern_phase import check_pretrained, finetuned, finetuned_groups, pattern_phase
+from llm_rec.ctr.pattern_pretraining import PatternPretrainingConfig, inherit
 from llm_rec.ctr.penalties import PenaltyConfig
 from llm_rec.ctr.task import ClickTask, click_groups
 from llm_rec.data.columns import ClickLog
@@ -45,6 +48,8 @@ class ClickMethodConfig:
     gradient (lambda of lambda / 2 |w|^2); other weights have the trainer's `weight_decay`, which is the same kind of
     term when its optimiser is "adam"; `decay_biases` False leaves biases out of it.
 
+    `pattern_pretraining`: a phase before the click phase, for models with patterns (DPN).
+
     `init` is that of tables. `weight_init`: the standard deviation of all other weights that are no biases, scales of
     normalisations among them, in place of each layer's own start (the released DARE: 0.01 for both).
     `auxiliary_weight`: of the loss of a sequence model's auxiliary head. With a sequence, `item_fields` are parts of
@@ -63,6 +68,7 @@ class ClickMethodConfig:
     embedding_l2: float = 0.0
     decay_biases: bool = True
     auxiliary_weight: float = 1.0
+    pattern_pretraining: PatternPretrainingConfig | None = None
     batches: ClickBatchConfig = field(default_factory=ClickBatchConfig)
     trainer: TrainerConfig = field(default_factory=_trainer)
 
@@ -73,6 +79,8 @@ class ClickMethodConfig:
             raise ConfigError(f"weight_init must be above 0, got {self.weight_init}")
         if self.auxiliary_weight < 0:
             raise ConfigError(f"auxiliary_weight must not be negative, got {self.auxiliary_weight}")
+        if self.pattern_pretraining is not None:
+            check_pretrained(self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +139,10 @@ def train_clicks(
     Every random choice comes from `seed`. With a folder a stopped run goes on there, and a finished one is loaded.
     `inputs` are fingerprints of what `items` was made from.
     """
-    finished = run_phases([_phase(method, log, seed, items, inputs or {})], folder)[-1]
+    phases = [_phase(method, log, seed, items, inputs or {})]
+    if method.pattern_pretraining is not None:
+        phases.insert(0, _pretraining(method.pattern_pretraining, method, log, seed, items, inputs or {}))
+    finished = run_phases(phases, folder)[-1]
     return TrainedClicks(_model(finished.task.module).eval(), finished.result)
 
 
@@ -140,6 +151,8 @@ def _phase(
 ) -> Phase[FeatureBatch]:
     def build(previous: Task[FeatureBatch] | None) -> Task[FeatureBatch]:
         model = build_click_model(method, log.schema, items)
+        if method.pattern_pretraining is not None:
+            inherit(model, previous)
         return ClickTask(
             model,
             method.loss,
@@ -152,10 +165,7 @@ def _phase(
         return validation_metrics(_model(task.module), method, log)
 
     def groups(module: nn.Module) -> Sequence[ParameterGroup]:
-        l2, decay = method.embedding_l2, method.trainer.weight_decay
-        return click_groups(
-            _model(module), embedding_l2=l2, dense_l2=decay, tables=method.tables, decay_biases=method.decay_biases
-        )
+        return finetuned_groups(method.pattern_pretraining, _groups(method, module), module)
 
     batches = ClickBatches(log, "train", method.batches, seed, history_length=method.model.history_length)
     settings = to_plain(replace(method, trainer=TrainerConfig(epochs=1)), tagged=True)
@@ -165,9 +175,39 @@ def _phase(
         source=lambda task: batches,
         trainer=replace(method.trainer, seed=seed),
         validate=validate if "validation" in log.rows else None,
+        trainable=finetuned(method.pattern_pretraining),
         groups=groups,
         config=settings if isinstance(settings, dict) else {},
         inputs={"log": log.fingerprint, **inputs},
+    )
+
+
+def _pretraining(
+    config: PatternPretrainingConfig,
+    method: ClickMethodConfig,
+    log: ClickLog,
+    seed: int,
+    items: ItemTables | None,
+    inputs: Mapping[str, str],
+) -> Phase[FeatureBatch]:
+    def build() -> CTRModel:
+        return build_click_model(method, log.schema, items)
+
+    def groups(module: nn.Module) -> Sequence[ParameterGroup]:
+        return _groups(method, module)
+
+    plain = to_plain(replace(method, trainer=TrainerConfig(epochs=1), pattern_pretraining=None), tagged=True)
+    marks = {"log": log.fingerprint, "method": fingerprint({"method": plain}), **inputs}
+    return pattern_phase(config, build, groups, log, seed=seed, inputs=marks)
+
+
+def _groups(method: ClickMethodConfig, module: nn.Module) -> Sequence[ParameterGroup]:
+    return click_groups(
+        _model(module),
+        embedding_l2=method.embedding_l2,
+        dense_l2=method.trainer.weight_decay,
+        tables=method.tables,
+        decay_biases=method.decay_biases,
     )
 
 

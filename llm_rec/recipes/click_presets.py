@@ -11,6 +11,7 @@ from ctr_models.interactions.presets import dcn_v2
 from ctr_models.sequences import presets as sequences
 from llm_rec.ctr.item_fields import ItemFieldsConfig
 from llm_rec.ctr.method import ClickMethodConfig
+from llm_rec.ctr.pattern_pretraining import PatternPretrainingConfig
 from llm_rec.ctr.sequence_method import dare_protocol
 from semantic_ids.fusion import GateFusionConfig
 
@@ -31,6 +32,7 @@ CLICK_METHODS: dict[str, ClickMethodConfig] = {
     "dcn_v2": _method("dcn_v2"),  # the first is the default
     **{name: _method(name) for name in FIXED},
     **{name: dare_protocol(make()) for name, make in sequences.PRESETS.items()},
+    "dpn": replace(dare_protocol(sequences.dpn()), pattern_pretraining=PatternPretrainingConfig()),
     "dcn_v2-codes": ClickMethodConfig(model=dcn_v2(), item_fields=ItemFieldsConfig(fusion=GateFusionConfig())),
     "dcn_v2-texts": ClickMethodConfig(model=dcn_v2(), item_fields=ItemFieldsConfig(texts=True)),
 }
