@@ -34,7 +34,7 @@ from jaxtyping import Float64
 from llm_rec.artifacts import canonical_json, fingerprint, read_json, replacing, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.errors import ArtifactError, ConfigError, LlmRecError
-from llm_rec.metrics.significance import compare_seeds, holm
+from llm_rec.metrics.significance import SeedTest, compare_seeds, holm
 from llm_rec.progress import progress, track
 
 ESTABLISHED_SEEDS = 5  # fewer seeds than this and a row is labelled exploratory
@@ -398,6 +398,11 @@ def _by_model(results: Sequence[CellResult]) -> dict[str, dict[tuple[bytes, str]
     return values
 
 
+def _varies(test: SeedTest) -> bool:
+    """Whether a t test says anything: where counts are few, seeds may differ by one equal amount, and t is infinite."""
+    return test.difference == 0 or test.std > 1e-9 * abs(test.difference)
+
+
 def _comparison(
     model: str, baseline: str, metric: str, columns: dict[str, Plain], ours: list[float], theirs: list[float]
 ) -> Comparison:
@@ -410,7 +415,7 @@ def _comparison(
         difference=test.difference if test else ours[0] - theirs[0],
         std=test.std if test else None,
         seeds=len(ours),
-        t_p=test.p_t if test else None,
+        t_p=test.p_t if test is not None and _varies(test) else None,
         sign_flip_p=test.p_sign if test else None,
         holm_t_p=None,
         holm_sign_flip_p=None,

@@ -247,6 +247,13 @@ class TestCompare:
         found = compare(results_of({"ours": [0.3, 0.5, 0.4], "base": [0.2, 0.4]}), [("ours", "base")], ["recall@10"])
         assert (found[0].seeds, found[0].exploratory) == (2, True)
 
+    def test_seeds_that_differ_by_one_equal_amount_have_no_t_test(self) -> None:
+        values = {"ours": [0.1 + 1 / 138, 0.3 + 1 / 138], "base": [0.1, 0.3], "same": [0.1, 0.3]}
+        equal, none = compare(results_of(values), [("ours", "base"), ("same", "base")], ["recall@10"])
+        assert equal.difference == pytest.approx(1 / 138)
+        assert (equal.t_p, equal.holm_t_p) == (None, None)
+        assert none.t_p == 1.0
+
     def test_one_shared_seed_gives_a_difference_without_a_test(self) -> None:
         found = compare(results_of({"ours": [0.3], "base": [0.2]}), [("ours", "base")], ["recall@10"])[0]
         assert found.difference == pytest.approx(0.1)
