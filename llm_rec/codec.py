@@ -19,6 +19,7 @@ Traceback (most recent call last):
 llm_rec.errors.ConfigError: yy: unknown key; did you mean 'y'?
 """
 
+import math
 import re
 import types
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from llm_rec.errors import ConfigError
 
@@ -68,6 +71,24 @@ def to_plain(value: object, *, tagged: bool = False) -> Plain:
 def from_plain(cls: type[T], plain: object, path: str = "") -> T:
     """Build `cls` from a JSON value; every error names the dotted path of the value that caused it."""
     return cast(T, _build(cls, plain, path))
+
+
+def plain_numbers(values: np.ndarray | None) -> Plain:
+    """An array of any number of axes as nested lists, None as it is; see `plain_number`."""
+    if values is None:
+        return None
+    if values.ndim > 1:
+        return [plain_numbers(row) for row in values]
+    return [plain_number(value) for value in values.tolist()]
+
+
+def plain_number(value: float | int) -> Plain:
+    """The number, or an empty text where it is not finite: JSON has no NaN.
+
+    >>> plain_number(0.5), plain_number(float("nan"))
+    (0.5, '')
+    """
+    return value if math.isfinite(value) else ""
 
 
 def fit_texts(hint: Any, texts: list[str], values: list[Plain], path: str) -> Plain:

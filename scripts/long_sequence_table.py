@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,11 @@ from ctr_models.sequences import presets
 from ctr_models.sequences.hstu import HSTUConfig
 from llm_rec.analysis.search_quality import search_curves, summarise_search
 from llm_rec.analysis.sequence_view import ModelView
+from llm_rec.artifacts import fingerprint
+from llm_rec.codec import to_plain
 from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
 from llm_rec.ctr.pattern_pretraining import PatternPretrainingConfig
-from llm_rec.ctr.planted_sequences import PlantedSequencesConfig, planted_sequences
+from llm_rec.ctr.planted_sequences import PlantedSequences, PlantedSequencesConfig, planted_sequences
 from llm_rec.ctr.sequence_method import dare_protocol
 from llm_rec.data.columns import ClickLog
 from llm_rec.experiment import Record
@@ -90,7 +93,7 @@ class PlantedSearch:
     batch_size: int = 1024
 
     def __call__(self, model: CTRModel, log: ClickLog) -> list[Record]:
-        world = planted_sequences(PlantedSequencesConfig(length=self.length, num_rows=self.num_rows))
+        world = planted(self.length, self.num_rows)
         view, part = ModelView(model, log.schema, log.schema.history[1]), log.part("test")
         config = ClickBatchConfig(batch_size=self.batch_size, shuffle="none")
         source = ClickBatches(log, "test", config, history_length=self.length)
@@ -154,9 +157,10 @@ def table_rows(args: argparse.Namespace) -> Iterator[ClickRow]:
         yield from rows_of(args, log, args.data.name, length, everything=length == LENGTHS[0])
     for length in PLANTED_LENGTHS[:1] if args.quick else PLANTED_LENGTHS:
         number = planted_rows(args, length)
-        path = args.out / "logs" / f"planted-{length}-{number}"
+        world = planted(length, number)
+        path = args.out / "logs" / f"planted-{fingerprint({'config': to_plain(world.config)})}"
         if not path.exists():
-            planted_sequences(PlantedSequencesConfig(length=length, num_rows=number)).write(path)
+            world.write(path)
         yield from rows_of(args, path, "planted", length, search=PlantedSearch(length, number))
 
 
@@ -185,6 +189,12 @@ def rows_of(
         )
 
 
+@cache
+def planted(length: int, num_rows: int) -> PlantedSequences:
+    """Drawn once a process: seconds, and memory for every event."""
+    return planted_sequences(PlantedSequencesConfig(length=length, num_rows=num_rows))
+
+
 def planted_rows(args: argparse.Namespace, length: int) -> int:
     return 2_000 if args.quick else PLANTED_ROWS[length]
 
@@ -193,8 +203,7 @@ def planted_note(args: argparse.Namespace) -> str:
     """The AUC of the law that the clicks were drawn from."""
     best = []
     for length in PLANTED_LENGTHS[:1] if args.quick else PLANTED_LENGTHS:
-        config = PlantedSequencesConfig(length=length, num_rows=planted_rows(args, length))
-        best.append(f"{np.round(planted_sequences(config).best_auc, 4)} at length {length}")
+        best.append(f"{np.round(planted(length, planted_rows(args, length)).best_auc, 4)} at length {length}")
     return f"Best AUC on planted histories: {', '.join(best)}."
 
 

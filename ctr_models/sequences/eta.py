@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least
 from ctr_models.sequences.found import Found, take_events
-from ctr_models.sequences.hamming import SimHash, hamming_search
+from ctr_models.sequences.hamming import SimHash, hamming_search, hashed_parts
 from ctr_models.sequences.multi_head import LongShortAttention, MultiHeadConfig
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 
@@ -45,10 +45,7 @@ class ETA(nn.Module):
     def __init__(self, config: ETAConfig, num_tables: int, parts: int, dim: int) -> None:
         super().__init__()
         self.config = config
-        hashed = parts if config.hash_parts is None else config.hash_parts
-        if hashed > parts:
-            raise ValueError(f"hash_parts {hashed} is more than the {parts} parts of a vector")
-        self.hashed_width = hashed * dim
+        self.hashed_width = hashed_parts(config.hash_parts, parts) * dim
         self.hash = SimHash(num_tables, self.hashed_width, config.bits, seed=config.seed)
         self.attention = LongShortAttention(config.attention, num_tables, parts * dim)
         self.num_outputs, self.num_auxiliary = self.attention.num_outputs, 0

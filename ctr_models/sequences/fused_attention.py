@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ctr_models.sequences import kernels
+from ctr_models.sequences.topk_attention import found_ids
 
 
 def fused_attention(
@@ -55,28 +56,20 @@ class _FusedAttention(torch.autograd.Function):
         operands = kernels.Operands(query, keys, ids, values)
         found = kernels.backward(operands, weights, indices, grad_pooled, grad_weights)
         to_query, to_keys, _, to_values, _, to_bias, _, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
-        found_ids = _found_ids(ids, indices)
+        ids_found = found_ids(ids, indices)
         by_event = keys.ndim == 3
         return (
             found.query.to(query.dtype) if to_query else None,
-            (_by_event(keys, indices, found.keys) if by_event else _by_id(keys, found_ids, found.keys, sparse))
+            (_by_event(keys, indices, found.keys) if by_event else _by_id(keys, ids_found, found.keys, sparse))
             if to_keys
             else None,
             None,
-            _by_id(values, found_ids, found.values, sparse) if to_values else None,
+            _by_id(values, ids_found, found.values, sparse) if to_values else None,
             None,
             _by_event(bias.unsqueeze(2), indices, found.scores.unsqueeze(2)).squeeze(2) if to_bias else None,
             None,
             None,
         )
-
-
-def _found_ids(
-    ids: Int64[Tensor, "users length fields"], indices: Int64[Tensor, "rows k"]
-) -> Int64[Tensor, "rows k fields"]:
-    """Ids of found events; 0 where there is none (their gradients are 0)."""
-    users = torch.arange(len(indices), device=ids.device) if len(ids) > 1 else torch.zeros_like(indices[:, 0])
-    return ids[users[:, None], indices.clamp(min=0)].masked_fill(indices.lt(0).unsqueeze(2), 0)
 
 
 def _by_id(

@@ -44,6 +44,18 @@ class SimHash(nn.Module):
         return pack_bits(self.signs(vectors))
 
 
+def hashed_parts(wanted: int | None, parts: int) -> int:
+    """How many leading parts of a vector are hashed: `wanted`, all when None; ValueError when there are fewer.
+
+    >>> hashed_parts(2, 3), hashed_parts(None, 3)
+    (2, 3)
+    """
+    hashed = parts if wanted is None else wanted
+    if hashed > parts:
+        raise ValueError(f"hash_parts {hashed} is more than the {parts} parts of a vector")
+    return hashed
+
+
 def pack_bits(signs: Bool[Tensor, "*shape bits"]) -> Int32[Tensor, "*shape words"]:
     """32 bits in a word, the first bit lowest; missing bits of the last word are 0.
 

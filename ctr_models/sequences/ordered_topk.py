@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctr_models.checks import check_at_least
+from ctr_models.sequences.found import sortable
 
 MISSING = -1  # the index where there are fewer than k
 BLOCK = 8  # scores of which the maximum alone is looked at first,
@@ -100,10 +101,7 @@ def _screened(scores: Float[Tensor, "rows length"], k: int) -> Int64[Tensor, "ro
 def _sort_keys(scores: Float[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:
     """Integers in the order of (score, column): all different, so that every way to sort agrees.
 
-    The bits of a float, with those of negative ones turned around, are in its order; columns stand below them. Adding 0
-    makes -0 and 0 one score.
+    Columns stand below the bits of a score.
     """
-    bits = (scores + 0.0).view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     columns = torch.arange(scores.shape[1], device=scores.device)
-    return ordered.long().bitwise_left_shift_(32).bitwise_or_(columns)
+    return sortable(scores).long().bitwise_left_shift_(32).bitwise_or_(columns)

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctr_models.checks import check_at_least
+from ctr_models.sequences.found import take_events
+from ctr_models.sequences.search import best
 
 
 class Anchors(NamedTuple):
@@ -49,13 +51,11 @@ def best_columns(
     """
     check_at_least("top_k", top_k, 1)
     check_at_least("radius", radius, 0)
+    if radius == 0 or scores.shape[2] == 0:
+        found = best(scores, mask, top_k)
+        return Anchors(found.indices, found.real)
     newest_first = scores.masked_fill(~mask, -torch.inf).flip(2)
-    places = min(top_k, scores.shape[2])
-    if radius == 0 or places == 0:
-        known, found = newest_first.sort(dim=2, descending=True, stable=True)
-        places_back, valid = found[:, :, :places], known[:, :, :places] > -torch.inf
-    else:
-        places_back, valid = _suppressed(newest_first, places, radius)
+    places_back, valid = _suppressed(newest_first, min(top_k, scores.shape[2]), radius)
     return Anchors(scores.shape[2] - 1 - places_back, valid)
 
 
@@ -64,10 +64,10 @@ def _suppressed(scores: Float[Tensor, "tables batch length"], places: int, radiu
     numbers = torch.arange(scores.shape[2], device=scores.device)
     columns, valid = [], []
     for _ in range(places):
-        best = scores.argmax(2, keepdim=True)
-        columns.append(best)
-        valid.append(scores.gather(2, best) > -torch.inf)
-        scores = scores.masked_fill((numbers - best).abs() <= radius, -torch.inf)
+        chosen = scores.argmax(2, keepdim=True)
+        columns.append(chosen)
+        valid.append(scores.gather(2, chosen) > -torch.inf)
+        scores = scores.masked_fill((numbers - chosen).abs() <= radius, -torch.inf)
     return Anchors(torch.cat(columns, 2), torch.cat(valid, 2))
 
 
@@ -92,13 +92,10 @@ def gather_windows(
     events: Float[Tensor, "tables batch length width"], mask: Bool[Tensor, "batch length"], anchors: Anchors, slots: int
 ) -> Windows:
     """Windows that end at `anchors`: one gather of patterns * slots rows for each user. Invalid ones are all masked."""
-    tables, batch, length, width = events.shape
     columns = window_columns(anchors.columns, slots)
-    found = columns.clamp(min=0)
-    rows = torch.arange(tables * batch, device=events.device).view(tables, batch, 1, 1)
-    place = (rows * length + found).flatten()
-    vectors = events.reshape(-1, width).index_select(0, place).view(*found.shape, width)
-    real = mask.expand(tables, -1, -1).reshape(-1).index_select(0, place).view(found.shape)
+    places = columns.clamp(min=0).flatten(2)
+    vectors = torch.unflatten(take_events(events, places), 2, columns.shape[2:])
+    real = torch.unflatten(mask.expand(len(events), -1, -1).gather(2, places), 2, columns.shape[2:])
     real = real & (columns >= 0) & anchors.valid.unsqueeze(-1)
     return Windows(vectors * real.unsqueeze(-1), real)
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least
 from ctr_models.layers import TableLinear
+from ctr_models.sequences.found import masked_softmax, take_events
 from ctr_models.sequences.pattern_refiner import (
     IdentityPatternConfig,
     PatternRefiner,
@@ -140,9 +141,8 @@ class DPN(nn.Module):
         """As `forward`, with `encode_events` of the same events at hand: refines the target's pattern alone."""
         scores = self.scores(sequence)
         anchors = self.retrieve(scores, sequence.mask)
-        places = anchors.columns.unsqueeze(-1).expand(-1, -1, -1, self.content)
         target = self._encode(self._target_window(sequence))[:, :, 0]
-        return self._output(sequence, target, encoded.gather(2, places), scores, anchors)
+        return self._output(sequence, target, take_events(encoded, anchors.columns), scores, anchors)
 
     def encode_events(
         self, events: Float[Tensor, "tables batch length width"], mask: Bool[Tensor, "batch length"]
@@ -182,8 +182,7 @@ class DPN(nn.Module):
         """h_pat of z_t, z_k and s_(i_k): zeros where no pattern is valid."""
         products = torch.einsum("tbd,tbkd->tbk", self.queries(target), self.keys(patterns))
         logits = products / math.sqrt(self.config.attention_dim) + scores
-        lowest = torch.finfo(logits.dtype).min
-        weights = logits.masked_fill(~valid, lowest).softmax(-1) * valid
+        weights = masked_softmax(logits, valid).to(logits.dtype)
         return torch.einsum("tbk,tbkc->tbc", weights, patterns) * target
 
     def _target_window(self, sequence: SequenceInput) -> Windows:

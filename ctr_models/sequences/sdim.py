@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least, check_divides
 from ctr_models.sequences.buckets import BucketTable, bucket_ids, build_table, collide, read_table
-from ctr_models.sequences.hamming import SimHash
+from ctr_models.sequences.hamming import SimHash, hashed_parts
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 
 Pooling = Literal["mean", "unit"]
@@ -52,10 +52,7 @@ class SDIM(nn.Module):
     def __init__(self, config: SDIMConfig, num_tables: int, parts: int, dim: int) -> None:
         super().__init__()
         self.config = config
-        hashed = parts if config.hash_parts is None else config.hash_parts
-        if hashed > parts:
-            raise ValueError(f"hash_parts {hashed} is more than the {parts} parts of a vector")
-        self.hashed_width = hashed * dim
+        self.hashed_width = hashed_parts(config.hash_parts, parts) * dim
         self.hash = SimHash(num_tables, self.hashed_width, config.bits, seed=config.seed)
         self.num_outputs, self.num_auxiliary = 2 if config.target_product else 1, 0
 

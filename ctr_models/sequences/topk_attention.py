@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctr_models.checks import check_at_least
+from ctr_models.sequences.found import masked_softmax
 from ctr_models.sequences.ordered_topk import MISSING, running_topk
 
 Backend: TypeAlias = Literal["auto", "reference", "compile", "triton"]
@@ -175,13 +176,13 @@ def _reference(
         indices = running_topk(_score_tiles(query, keys, ids, mask, bias, tile), k).indices
     real = indices.ne(MISSING)
     places = indices.clamp(min=0)
-    found_ids = _at(ids, places).masked_fill(~real.unsqueeze(2), 0)
-    found = _at(keys, places) if keys.ndim == 3 else F.embedding(found_ids, keys, sparse=sparse).flatten(2)
+    ids_found = found_ids(ids, indices)
+    found = _at(keys, places) if keys.ndim == 3 else F.embedding(ids_found, keys, sparse=sparse).flatten(2)
     scores = torch.einsum("rw,rkw->rk", query, found.to(wide))
     if bias is not None:
         scores = scores + bias.to(wide).expand(len(query), -1).gather(1, places)
-    weights = scores.masked_fill(~real, torch.finfo(wide).min).softmax(1).masked_fill(~real, 0.0)
-    vectors = F.embedding(found_ids, values, sparse=sparse).flatten(2)
+    weights = masked_softmax(scores, real)
+    vectors = F.embedding(ids_found, values, sparse=sparse).flatten(2)
     return torch.einsum("rk,rkw->rw", weights, vectors.to(wide)), weights, indices
 
 
@@ -197,6 +198,13 @@ def _score_tiles(
         if bias is not None:
             scores = scores + bias[:, columns].to(query.dtype)
         yield scores.masked_fill(~mask[:, columns], -torch.inf)
+
+
+def found_ids(
+    ids: Int64[Tensor, "users length fields"], indices: Int64[Tensor, "rows k"]
+) -> Int64[Tensor, "rows k fields"]:
+    """Ids of found events; 0 where there is none."""
+    return _at(ids, indices.clamp(min=0)).masked_fill(indices.eq(MISSING).unsqueeze(2), 0)
 
 
 def _at(events: Tensor, places: Int64[Tensor, "rows k"]) -> Tensor:

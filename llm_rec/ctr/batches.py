@@ -82,12 +82,12 @@ class ClickBatches:
 
     def _ordered(self, first_step: int) -> Iterator[FeatureBatch]:
         for start, stop in self._bounds(first_step):
-            yield to_batch(take_slice(self.columns, start, stop), self.history_length)
+            yield to_batch(self.columns.select(slice(start, stop)), self.history_length)
 
     def _permuted(self, epoch: int, first_step: int) -> Iterator[FeatureBatch]:
         order = _permutation(self.num_rows, [self.seed, epoch])
         for start, stop in self._bounds(first_step):
-            yield to_batch(take_rows(self.columns, order[start:stop]), self.history_length)
+            yield to_batch(self.columns.select(order[start:stop]), self.history_length)
 
     def _windows(self, epoch: int, first_step: int) -> Iterator[FeatureBatch]:
         """Rows of a window that fill no batch go before those of the next."""
@@ -106,11 +106,11 @@ class ClickBatches:
                 fresh = self._window(
                     blocks[window * per_window : (window + 1) * per_window], [self.seed, epoch, window]
                 )
-                rest = None if held is None else take_slice(held, start - position, len(held))
+                rest = None if held is None else held.select(slice(start - position, len(held)))
                 position = position if held is None else start
                 held = fresh if rest is None else join([rest, fresh])
                 window += 1
-            yield to_batch(take_slice(held, start - position, stop - position), self.history_length)
+            yield to_batch(held.select(slice(start - position, stop - position)), self.history_length)
 
     def _bounds(self, first_step: int) -> list[tuple[int, int]]:
         size = self.config.batch_size
@@ -123,18 +123,8 @@ class ClickBatches:
         return np.take(blocks, _permutation(len(blocks), [self.seed, epoch]), axis=0).astype(np.int64)
 
     def _window(self, blocks: Int64[np.ndarray, "blocks 2"], seed: list[int]) -> ClickColumns:
-        rows = join([take_slice(self.columns, start, stop) for start, stop in blocks.tolist()])
-        return take_rows(rows, _permutation(len(rows), seed))
-
-
-def take_rows(columns: ClickColumns, rows: np.ndarray) -> ClickColumns:
-    """Rows by number, one gather a column."""
-    return columns.select(rows)
-
-
-def take_slice(columns: ClickColumns, start: int, stop: int) -> ClickColumns:
-    """Neighbouring rows, not copied."""
-    return columns.select(slice(start, stop))
+        rows = join([self.columns.select(slice(start, stop)) for start, stop in blocks.tolist()])
+        return rows.select(_permutation(len(rows), seed))
 
 
 def join(pieces: list[ClickColumns]) -> ClickColumns:

@@ -10,7 +10,7 @@ from ctr_models import losses
 from ctr_models.losses import ClickLossConfig
 from ctr_models.model import CTRModel
 from ctr_models.schema import UNKNOWN
-from llm_rec.ctr.batches import take_slice, to_batch
+from llm_rec.ctr.batches import to_batch
 from llm_rec.data.columns import ClickColumns, ClickLog
 from llm_rec.data.log_spec import Part
 from llm_rec.errors import ConfigError
@@ -55,7 +55,7 @@ def click_logits(
     parts = []
     with torch.no_grad():
         for start in track(range(0, len(columns), batch_size), "score rows"):
-            rows = take_slice(columns, start, start + batch_size)
+            rows = columns.select(slice(start, start + batch_size))
             batch = to_batch(rows, model.config.history_length).to(device)
             parts.append(losses.click_logits(loss, model(batch)))
     model.train(training)

@@ -12,7 +12,6 @@ from jaxtyping import Int64
 
 from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
-from llm_rec.ctr.batches import take_rows
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter
 from llm_rec.data.log_spec import PARTS, Part
 from llm_rec.errors import ConfigError, DataError
@@ -78,4 +77,4 @@ def _kept(log: ClickLog, part: Part, config: SubsampleConfig) -> Int64[np.ndarra
 
 def _chunks(columns: ClickColumns, rows: Int64[np.ndarray, "rows"]) -> Iterator[ClickColumns]:
     for start in range(0, len(rows), _CHUNK):
-        yield take_rows(columns, rows[start : start + _CHUNK])
+        yield columns.select(rows[start : start + _CHUNK])

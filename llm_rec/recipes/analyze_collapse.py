@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from llm_rec.analysis.click_collapse import ClickCollapse, analyse_collapse
 from llm_rec.analysis.collapse import CollapseReport
 from llm_rec.artifacts import write_bytes, write_json
-from llm_rec.codec import Plain
+from llm_rec.codec import Plain, plain_numbers
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.click_runs import MODEL, open_click_material, read_click_settings
 from llm_rec.recipes.console import say
@@ -62,24 +60,18 @@ def plain_figures(found: ClickCollapse) -> dict[str, Plain]:
         "fields": list(found.seen.fields),
         "seen": _report(found.seen),
         "frequent": _report(found.frequent),
-        "spectra": _numbers(found.spectra),
-        **{name: _numbers(values) for name, values in heat_maps.items() if values is not None},
+        "spectra": plain_numbers(found.spectra),
+        **{name: plain_numbers(values) for name, values in heat_maps.items() if values is not None},
     }
 
 
 def _report(report: CollapseReport) -> Plain:
     return {
-        "rows": _numbers(report.rows),
-        "abundance": _numbers(report.abundance),
-        "relative_to_dim": _numbers(report.relative_to_dim),
-        "relative_to_initial": _numbers(report.relative_to_initial),
+        "rows": plain_numbers(report.rows),
+        "abundance": plain_numbers(report.abundance),
+        "relative_to_dim": plain_numbers(report.relative_to_dim),
+        "relative_to_initial": plain_numbers(report.relative_to_initial),
     }
-
-
-def _numbers(values: np.ndarray) -> Plain:
-    if values.ndim > 1:
-        return [_numbers(row) for row in values]
-    return [value if np.isfinite(value) else "" for value in values.tolist()]
 
 
 RECIPE = Recipe(

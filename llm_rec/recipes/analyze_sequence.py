@@ -3,13 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from llm_rec.analysis.attention_gradients import GradientReport
 from llm_rec.analysis.search_quality import SearchQuality
 from llm_rec.analysis.sequence_analysis import SequenceAnalysis, SequenceAnalysisConfig, analyse_sequence
 from llm_rec.artifacts import write_bytes, write_json
-from llm_rec.codec import Plain, to_plain
+from llm_rec.codec import Plain, plain_number, plain_numbers, to_plain
 from llm_rec.data.log_spec import Part
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.click_runs import MODEL, open_click_material, read_click_settings
@@ -90,18 +88,18 @@ def plain_figures(found: SequenceAnalysis) -> dict[str, Plain]:
     """Everything of `found` as JSON; an empty text where there is no value (JSON has no NaN)."""
     own, one = found.maps, found.correlation
     return {
-        "means": {name: _number(value) for name, value in found.means().items()},
+        "means": {name: plain_number(value) for name, value in found.means().items()},
         "own_category": {
             "categories": [found.names[place] for place in own.targets.tolist()],
-            "information": _numbers(own.information),
-            "attention": _numbers(own.learned),
+            "information": plain_numbers(own.information),
+            "attention": plain_numbers(own.learned),
         },
         "target_correlation": {
             "target": found.names[one.target],
             "categories": [found.names[place] for place in one.behaviours.tolist()],
-            "information": _numbers(one.information),
-            "phi": _numbers(one.phi),
-            "learned": _numbers(one.learned),
+            "information": plain_numbers(one.information),
+            "phi": plain_numbers(one.phi),
+            "learned": plain_numbers(one.learned),
         },
         "search": {name: _search(quality) for name, quality in found.search.items()},
         "planted": found.planted,
@@ -114,33 +112,21 @@ def plain_figures(found: SequenceAnalysis) -> dict[str, Plain]:
 def _search(quality: SearchQuality) -> Plain:
     return {
         "rows": quality.rows,
-        "ndcg": _numbers(quality.ndcg),
-        "overlap": _numbers(quality.overlap),
-        "standard_error": _number(quality.standard_error),
+        "ndcg": plain_numbers(quality.ndcg),
+        "overlap": plain_numbers(quality.overlap),
+        "standard_error": plain_number(quality.standard_error),
     }
 
 
 def _gradients(report: GradientReport) -> Plain:
     return {
-        "attention_norm": _numbers(report.attention_norm),
-        "representation_norm": _numbers(report.representation_norm),
-        "cosine": _numbers(report.cosine),
-        "pairs": _numbers(report.pairs),
-        "negative_pairs": _numbers(report.negative_pairs),
-        "row_shares": _numbers(report.row_shares),
+        "attention_norm": plain_numbers(report.attention_norm),
+        "representation_norm": plain_numbers(report.representation_norm),
+        "cosine": plain_numbers(report.cosine),
+        "pairs": plain_numbers(report.pairs),
+        "negative_pairs": plain_numbers(report.negative_pairs),
+        "row_shares": plain_numbers(report.row_shares),
     }
-
-
-def _numbers(values: np.ndarray | None) -> Plain:
-    if values is None:
-        return None
-    if values.ndim > 1:
-        return [_numbers(row) for row in values]
-    return [_number(value) for value in values.tolist()]
-
-
-def _number(value: float | int) -> Plain:
-    return value if np.isfinite(value) else ""
 
 
 RECIPE = Recipe(

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from ctr_models.sequences.cache import UserKeyCache, UserKeyCacheConfig
+from ctr_models.sequences.found import masked_softmax
 from ctr_models.sequences.separable import Scaling, position_bias, semantic_factor
 from llm_rec.errors import ConfigError, DataError
 
@@ -53,9 +54,7 @@ class FoundEvents:
     @property
     def weights(self) -> Float32[Tensor, "candidates k"]:
         """Softmax over what was found; zeros for padding, and for all where there is no event."""
-        real = self.positions.ne(0)
-        lowest = torch.finfo(self.scores.dtype).min
-        return self.scores.masked_fill(~real, lowest).softmax(1).masked_fill(~real, 0.0)
+        return masked_softmax(self.scores, self.positions.ne(0))
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctr_models.schema import Categorical, Schema
-from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches, join, take_rows, take_slice, to_batch
+from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches, join, to_batch
 from llm_rec.ctr.histories import GAP_BUCKETS, gap_buckets
 from llm_rec.ctr.subsample import SubsampleConfig, subsample_log
 from llm_rec.data.columns import ClickColumns, ClickLog, ClickWriter
@@ -84,7 +84,7 @@ def check(batch, columns, length):
 def test_a_batch_holds_what_a_loop_gathers(sizes, length, timed, seed):
     columns = world(sizes, timed=timed, seed=seed)
     order = np.random.default_rng(seed).permutation(len(columns))[: max(1, seed * 3)]
-    check(to_batch(take_rows(columns, order), length), columns, length)
+    check(to_batch(columns.select(order), length), columns, length)
 
 
 def log_of(columns, folder):
@@ -113,10 +113,10 @@ def test_without_a_length_there_is_no_history(tmp_path):
 
 def test_rows_share_one_store():
     columns = world([3, 4], timed=False)
-    pieces = [take_slice(columns, 0, 2), take_rows(columns, np.array([5, 1]))]
+    pieces = [columns.select(slice(0, 2)), columns.select(np.array([5, 1]))]
     assert all(piece.events is columns.events for piece in [*pieces, join(pieces)])
     assert join(pieces).windows.tolist() == [*columns.windows[:2].tolist(), *columns.windows[[5, 1]].tolist()]
-    assert take_slice(columns, 0, 2).windows.base is columns.windows
+    assert columns.select(slice(0, 2)).windows.base is columns.windows
 
 
 def test_batches_own_their_memory():

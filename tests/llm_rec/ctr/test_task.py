@@ -6,7 +6,7 @@ import torch
 from ctr_models.interactions import multi_embedding, presets
 from ctr_models.layers import MLPConfig
 from ctr_models.losses import BCEConfig, JRCConfig, ListwiseConfig, PairwiseConfig, click_loss
-from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches, take_slice, to_batch
+from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches, to_batch
 from llm_rec.ctr.method import ClickMethodConfig, build_click_model
 from llm_rec.ctr.task import ClickTask, click_groups
 from llm_rec.training import Trainer, TrainerConfig
@@ -21,7 +21,7 @@ def log(tmp_path_factory):
 
 
 def batch_of(log, rows=32):
-    return to_batch(take_slice(log.part("train"), 0, rows))
+    return to_batch(log.part("train").select(slice(0, rows)))
 
 
 @pytest.mark.parametrize("loss", [BCEConfig(), JRCConfig(alpha=0.3), PairwiseConfig(), ListwiseConfig()])
