@@ -22,12 +22,13 @@ llm_rec.errors.ConfigError: yy: unknown key; did you mean 'y'?
 import math
 import re
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 else:  # checkers of types at run time resolve no recursive alias
     Plain = None | bool | int | float | str | list | dict
 
+LATER = MappingProxyType({"later": True})
+"""Metadata of a field that a config got after it was in use, with a default that keeps to what was done before: such a
+field, left at its default, is not part of `identity`, so that what was made before is still known as the same."""
+
 
 def kind_of(cls: type) -> str:
     """The tag of a dataclass inside a union: its name in snake case, without ``Config``."""
@@ -49,23 +54,49 @@ def kind_of(cls: type) -> str:
 
 def to_plain(value: object, *, tagged: bool = False) -> Plain:
     """JSON value of `value`; a dataclass in a union field carries its ``kind``."""
+    return _plain(value, tagged=tagged, kept=lambda f, item: True)
+
+
+def identity(value: object) -> Plain:
+    """What `value` is made of, for fingerprints: `to_plain` with the ``kind``, without `LATER` fields at their default.
+
+    >>> from dataclasses import dataclass, field
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class LossConfig:
+    ...     weight: float = 1.0
+    ...     margin: float = field(default=0.0, metadata=LATER)
+    >>> identity(LossConfig()), identity(LossConfig(margin=0.5))
+    ({'kind': 'loss', 'weight': 1.0}, {'kind': 'loss', 'weight': 1.0, 'margin': 0.5})
+    """
+    return _plain(value, tagged=True, kept=lambda f, item: not (f.metadata.get("later") and _is_default(f, item)))
+
+
+def _plain(value: object, *, tagged: bool, kept: Callable[["Field[Any]", object], bool]) -> Plain:
     if is_dataclass(value) and not isinstance(value, type):
         plain: dict[str, Plain] = {"kind": kind_of(type(value))} if tagged else {}
         hints = _hints(type(value))
         for f in fields(value):
-            plain[f.name] = to_plain(getattr(value, f.name), tagged=_is_tagged(hints[f.name]))
+            item = getattr(value, f.name)
+            if kept(f, item):
+                plain[f.name] = _plain(item, tagged=_is_tagged(hints[f.name]), kept=kept)
         return plain
     if isinstance(value, Enum):
         return cast(Plain, value.value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item, tagged=tagged) for key, item in value.items()}
+        return {str(key): _plain(item, tagged=tagged, kept=kept) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [to_plain(item, tagged=tagged) for item in value]
+        return [_plain(item, tagged=tagged, kept=kept) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(f"cannot write a {type(value).__name__} as JSON")
+
+
+def _is_default(f: "Field[Any]", value: object) -> bool:
+    if f.default is not MISSING:
+        return bool(value == f.default)
+    return f.default_factory is not MISSING and bool(value == f.default_factory())
 
 
 def from_plain(cls: type[T], plain: object, path: str = "") -> T:

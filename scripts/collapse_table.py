@@ -110,8 +110,8 @@ def main() -> int:
     rows = [row for place, data in enumerate(args.data) for row in data_rows(data, args, first=place == 0)]
     rows = select_clicks(rows, args.rows or (QUICK if args.quick else ()))
     drawn = [replace(row, seeds=1, measures=(figures_of(row, args.out),)) for row in rows if row.name.startswith(DRAWN)]
-    run_clicks(args.out, drawn, jobs=args.jobs, quick=args.quick)
-    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick)
+    run_clicks(args.out, drawn, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
+    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
     text = write_click_results(
         args.out,
         results,

@@ -158,7 +158,7 @@ def main() -> int:
     names = selected([*PRESETS, *(row.name for row in fixed)], args.rows or (QUICK if args.quick else ()))
     tuned = tuned_rows([name for name in PRESETS if name in names], log, fields, args)
     rows = [*tuned, *(row for row in fixed if row.name in names)]
-    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick)
+    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
     if args.peers:
         results += run_peers(log, [name for name in EQUAL_MODELS if equal(name) in names], args)
     pairs = [(PFL, name) for name in PRESETS if name != PFL]
@@ -211,7 +211,7 @@ def tuned_rows(names: Sequence[str], log: Path, fields: int, args: argparse.Name
             )
             for point in grid(name, fields)
         }
-    return choose_rows(args.out, groups, seeds=args.seeds, jobs=args.jobs, quick=args.quick)
+    return choose_rows(args.out, groups, seeds=args.seeds, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
 
 
 def fixed_rows(log: Path, fields: int, args: argparse.Namespace) -> Iterator[ClickRow]:

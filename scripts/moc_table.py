@@ -169,7 +169,9 @@ def main() -> int:
         return 1
     grid = table_rows(setup, data, args)
     rows = select_clicks(list(grid), args.rows)
-    results = run_clicks(args.out, rows, measures=[spectrum_records], jobs=args.jobs, quick=args.quick)
+    results = run_clicks(
+        args.out, rows, measures=[spectrum_records], jobs=args.jobs, quick=args.quick, ledger=args.ledger
+    )
     print(write_results(args.out, results, codes, title=f"Semantic codes as click features on {args.data.name}"))
     return click_exit_status(results)
 

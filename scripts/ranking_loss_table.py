@@ -177,8 +177,8 @@ def main() -> int:
         for level in levels(args):
             for name in names:
                 groups[f"{name}, {data.name}, {level.name}"] = candidates(name, data.name, log, level, args)
-    rows = choose_rows(args.out, groups, seeds=args.seeds, jobs=args.jobs, quick=args.quick)
-    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick)
+    rows = choose_rows(args.out, groups, seeds=args.seeds, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
+    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
     base = {place(row): row.full_name for row in rows if row.name == BCE}
     pairs = [(row.full_name, base[place(row)]) for row in rows if row.name != BCE and place(row) in base]
     text = write_click_results(

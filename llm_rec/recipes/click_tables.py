@@ -15,7 +15,7 @@ import numpy as np
 
 from ctr_models.model import CTRModel
 from llm_rec.artifacts import canonical_json, fingerprint, read_manifest, write_bytes
-from llm_rec.codec import Plain, to_plain
+from llm_rec.codec import Plain, identity, to_plain
 from llm_rec.ctr.evaluation import ClickEvaluation, ClickEvaluationConfig, evaluate_clicks
 from llm_rec.ctr.item_fields import ItemTables, item_positives
 from llm_rec.ctr.method import ClickMethodConfig, TrainedClicks, train_clicks
@@ -23,6 +23,7 @@ from llm_rec.data.columns import ClickLog
 from llm_rec.experiment import (
     Cell,
     CellResult,
+    Ledger,
     Record,
     Row,
     cell_name,
@@ -89,7 +90,7 @@ class ClickRow:
         items: list[Plain] | None = None
         if self.items is not None:
             items = [_mark(self.items.codes), _mark(self.items.embeddings)]
-        parts: dict[str, Plain] = {"method": to_plain(self.method, tagged=True), "items": items, "log": _mark(self.log)}
+        parts: dict[str, Plain] = {"method": identity(self.method), "items": items, "log": _mark(self.log)}
         if self.measures:
             parts["measures"] = [measure_name(measure) for measure in self.measures]
         return {"made_from": fingerprint(canonical_json(parts)), **self.columns}
@@ -163,13 +164,22 @@ def item_tables(log: ClickLog, source: ItemSource, seed: int, *, item: str = "it
 
 
 def run_clicks(
-    out: Path, rows: Sequence[ClickRow], *, measures: Sequence[Measure] = (), jobs: int = 1, quick: bool = False
+    out: Path,
+    rows: Sequence[ClickRow],
+    *,
+    measures: Sequence[Measure] = (),
+    jobs: int = 1,
+    quick: bool = False,
+    ledger: Path | None = None,
 ) -> list[CellResult]:
-    """Results of all cells; only what is missing is trained. Rows come in order, seeds within a row."""
+    """Results of all cells; only what is missing is trained, and what the file `ledger` knows is not. Rows come in
+    order, seeds within a row.
+    """
     context: dict[str, Plain] = {"quick": quick, "measures": [measure_name(measure) for measure in measures]}
     cells = [Cell(row.name, row.setting, seed) for row in rows for seed in range(row.seeds)]
     runner = ClickRunner(out, {str(row.setting["made_from"]): row for row in rows}, tuple(measures))
-    return run_grid(cells, runner, out, context=context, report=runner.finish, jobs=jobs)
+    known = None if ledger is None else Ledger(ledger)
+    return run_grid(cells, runner, out, context=context, report=runner.finish, jobs=jobs, ledger=known)
 
 
 def click_records(evaluation: ClickEvaluation) -> list[Record]:

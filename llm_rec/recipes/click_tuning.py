@@ -14,7 +14,13 @@ Candidates = Mapping[str, ClickRow]  # settings of one row, by what tells them a
 
 
 def choose_rows(
-    out: Path, groups: Mapping[str, Candidates], *, seeds: int, jobs: int = 1, quick: bool = False
+    out: Path,
+    groups: Mapping[str, Candidates],
+    *,
+    seeds: int,
+    jobs: int = 1,
+    quick: bool = False,
+    ledger: Path | None = None,
 ) -> list[ClickRow]:
     """The best candidate of every group by the validation figure of seed 0 (the first of equals), with `seeds` seeds.
 
@@ -22,7 +28,7 @@ def choose_rows(
     of the chosen is not trained again. A group of one is not tuned. `ConfigError` when no candidate could be trained.
     """
     tried = [(group, label, row) for group, rows in groups.items() if len(rows) > 1 for label, row in rows.items()]
-    results = run_clicks(out, [replace(row, seeds=1) for _, _, row in tried], jobs=jobs, quick=quick)
+    results = run_clicks(out, [replace(row, seeds=1) for _, _, row in tried], jobs=jobs, quick=quick, ledger=ledger)
     chosen = {group: next(iter(rows)) for group, rows in groups.items() if len(rows) == 1}
     best: dict[str, float] = {}
     report: list[Plain] = []

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from llm_rec.artifacts import canonical_json, fingerprint, read_manifest, write_bytes
-from llm_rec.codec import Plain, to_plain
+from llm_rec.codec import Plain, identity
 from llm_rec.data import Catalog, Interactions
 from llm_rec.data.sources.folder import FolderConfig, load_folder
 from llm_rec.encoders import (
@@ -32,6 +32,7 @@ from llm_rec.experiment import (
     Cell,
     CellResult,
     Comparison,
+    Ledger,
     Record,
     Row,
     cell_name,
@@ -76,7 +77,9 @@ class TableRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableJob:
-    """What a table is made from: `data` a folder of items and interactions, `out` where everything goes."""
+    """What a table is made from: `data` a folder of items and interactions, `out` where everything goes, `ledger` the
+    file that knows cells of earlier runs.
+    """
 
     data: Path
     out: Path
@@ -85,6 +88,7 @@ class TableJob:
     quantizers: Mapping[str, QuantizerConfig]
     jobs: int = 1
     quick: bool = False
+    ledger: Path | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -164,13 +168,14 @@ def run_table(job: TableJob) -> list[CellResult]:
     context: dict[str, Plain] = {**material.inputs, "quick": job.quick}
     cells = [Cell(row.name, {"method": _mark(row, job)}, seed) for row in job.rows for seed in range(row.seeds)]
     runner = CellRunner(job.out, {row.name: row for row in job.rows}, context)
-    return run_grid(cells, runner, job.out, context=context, report=runner.finish, jobs=job.jobs)
+    ledger = None if job.ledger is None else Ledger(job.ledger)
+    return run_grid(cells, runner, job.out, context=context, report=runner.finish, jobs=job.jobs, ledger=ledger)
 
 
 def _mark(row: TableRow, job: TableJob) -> str:
     """Fingerprint of everything a row is trained with."""
-    quantizer = None if row.codes is None else to_plain(job.quantizers[row.codes], tagged=True)
-    return fingerprint(canonical_json({"method": to_plain(row.method, tagged=True), "quantizer": quantizer}))
+    quantizer = None if row.codes is None else identity(job.quantizers[row.codes])
+    return fingerprint(canonical_json({"method": identity(row.method), "quantizer": quantizer}))
 
 
 def slice_records(evaluation: Evaluation) -> list[Record]:
@@ -274,6 +279,9 @@ def grid_options(description: str, *, out: str, seeds: int, data: bool = True) -
     jobs = os.cpu_count() or 1
     parser.add_argument("--jobs", type=int, default=jobs, help=f"cells at a time, a thread each (default: {jobs})")
     parser.add_argument("--epochs", type=int, help="at most so many epochs a phase")
+    parser.add_argument(
+        "--ledger", type=Path, help="file of finished cells: what it knows is not run, what is finished is added"
+    )
     return parser
 
 
@@ -299,6 +307,7 @@ def job_of(
         quantizers=quantizers or {},
         jobs=args.jobs,
         quick=args.quick,
+        ledger=args.ledger,
     )
 
 

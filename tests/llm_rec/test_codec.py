@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_rec.codec import from_plain, kind_of, to_plain
+from llm_rec.codec import LATER, from_plain, identity, kind_of, to_plain
 from llm_rec.errors import ConfigError
 
 
@@ -157,3 +157,28 @@ def test_numbers_are_read_as_their_field_wants_them():
 def test_values_without_a_json_form_are_refused():
     with pytest.raises(ConfigError, match="cannot write a complex as JSON"):
         to_plain({"x": 1j})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrownConfig:
+    """A config that got two fields after it was in use."""
+
+    radius: float = 1.0
+    weight: float = field(default=0.0, metadata=LATER)
+    names: tuple[str, ...] = field(default_factory=tuple, metadata=LATER)
+
+
+class TestIdentity:
+    def test_a_later_field_at_its_default_changes_nothing(self) -> None:
+        assert identity(GrownConfig(radius=2.0)) == {"kind": "grown", "radius": 2.0}
+
+    def test_a_later_field_that_was_set_counts(self) -> None:
+        assert identity(GrownConfig(weight=0.5, names=("a",))) == {
+            "kind": "grown",
+            "radius": 1.0,
+            "weight": 0.5,
+            "names": ["a"],
+        }
+
+    def test_nothing_is_left_out_where_a_value_is_saved(self) -> None:
+        assert to_plain(GrownConfig()) == {"radius": 1.0, "weight": 0.0, "names": []}
