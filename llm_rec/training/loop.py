@@ -33,13 +33,14 @@ from llm_rec.training.checkpoint import (
     save_weights,
 )
 from llm_rec.training.groups import GroupParameters, optimizer_groups
-from llm_rec.training.optimizers import build_optimizer, row_optimizers
+from llm_rec.training.optimizers import build_optimizer, drop_vanished_moments, row_optimizers
 from llm_rec.training.random_state import generators_untouched, read_generators, seed_generators, write_generators
 from llm_rec.training.schedule import count_plateaus, learning_rate_factor
 from llm_rec.training.task import BatchSource, StepLoss, Task
 from llm_rec.training.trainer import BatchT, TrainerConfig, TrainResult, Validate, identity
 
 LOSS_CHECK_EVERY = 1000  # updates between two looks at the loss sum: the only reads of the device inside an epoch
+MOMENTS_CHECK_EVERY = 100  # updates between two looks for moments that have vanished, on a CPU
 CHECKPOINT_SECONDS = 10.0
 
 
@@ -195,6 +196,8 @@ class Loop(Generic[BatchT]):
         self._set_learning_rate()
         self.step_optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cpu" and (self.position.updates + 1) % MOMENTS_CHECK_EVERY == 0:
+            drop_vanished_moments(self.optimizer)
 
     def _clip_gradients(self, norm: float) -> None:
         if self.has_sparse:
