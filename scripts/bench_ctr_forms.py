@@ -7,7 +7,8 @@ Naive forms are written here as public code has them, and give the same values:
 - pair loss: all (positive, negative) pairs listed by a cartesian product of rows, or a batch x batch matrix and a mask;
 - listwise and JRC within groups: a batch x batch matrix whose mask says which rows share a group;
 - GAUC: one AUC for each group in turn (rows sorted by group beforehand);
-- information abundance: singular values of the whole table.
+- information abundance: singular values of the whole table;
+- Adam on rows that no batch touches for 850 steps: moments left alone, which are denormal numbers by then.
 
 Times are forward and backward, the best of several runs that take turns; memory is the growth of the process's peak.
 """
@@ -27,9 +28,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ctr_models.losses import jrc_ranking, listwise_softmax, pairwise_logistic
+from ctr_models.optim import RowSums
 from llm_rec.analysis.spectrum import abundance_of, compact_factor, information_abundance
 from llm_rec.experiment import Measured, script_options, write_bench
 from llm_rec.metrics.classification import auc, grouped_auc
+from llm_rec.training.groups import optimizer_groups
+from llm_rec.training.loop import MOMENTS_CHECK_EVERY
+from llm_rec.training.optimizers import build_optimizer, drop_vanished_moments
+from llm_rec.training.trainer import TrainerConfig
 
 GROUP_ROWS = 16
 POSITIVES = 0.25  # Criteo's rate
@@ -83,6 +89,7 @@ def measure_forms(*, quick: bool, seed: int) -> list[Measured]:
     measured = [line for batch in batches for line in measure_losses(rows_of(batch, seed), repeats)]
     measured.append(measure_gauc(rng, 100_000 if quick else 1_000_000, repeats))
     measured.append(measure_abundance(seed, 100_000 if quick else 1_000_000, repeats))
+    measured.append(measure_rest(seed, 20_000 if quick else 200_000, repeats))
     return measured
 
 
@@ -218,6 +225,32 @@ def abundance(table: Float[Tensor, "rows dim"]) -> float:
 def abundance_by_svd(table: Float[Tensor, "rows dim"]) -> float:
     values: np.ndarray = torch.linalg.svdvals(table.double()).numpy()
     return information_abundance(values)
+
+
+def measure_rest(seed: int, rows: int, repeats: int) -> Measured:
+    """A dense step over rows at rest, with and without the trainer's care for moments that have vanished."""
+    steps = [rested(rows, seed, dropping=dropping).step for dropping in (True, False)]
+    ours, naive = take_turns(steps[0], steps[1], repeats)
+    return in_milliseconds(f"Adam, {rows:,} x 16 at rest for 850 steps", "denormal moments", ours, naive)
+
+
+def rested(rows: int, seed: int, *, dropping: bool) -> torch.optim.Optimizer:
+    """Adam over a table that had a gradient 850 steps ago; its moments are those that the steps would have left."""
+    weight = torch.nn.Parameter(torch.randn(rows, 16, generator=torch.Generator().manual_seed(seed)))
+    config = TrainerConfig(epochs=1, optimizer="adam", learning_rate=1e-3)
+    groups = optimizer_groups(torch.nn.ParameterList([weight]), None, weight_decay=0.0, learning_rate=1e-3)
+    optimizer = build_optimizer(config, groups, RowSums())
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    weight.grad = torch.zeros_like(weight)
+    state = optimizer.state[weight]
+    for _ in range(850 // MOMENTS_CHECK_EVERY):
+        state["exp_avg"].mul_(config.betas[0] ** MOMENTS_CHECK_EVERY)
+        state["exp_avg_sq"].mul_(config.betas[1] ** MOMENTS_CHECK_EVERY)
+        if dropping:
+            drop_vanished_moments(optimizer)
+    state["exp_avg"].mul_(config.betas[0] ** (850 % MOMENTS_CHECK_EVERY))
+    return optimizer
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------

@@ -204,6 +204,16 @@ def test_the_loop_over_groups_gives_gauc(forms: ModuleType) -> None:
     assert forms.gauc_by_loop(scores, labels, groups) == pytest.approx(grouped_auc(scores, labels, groups).value)
 
 
+def test_rows_at_rest_have_denormal_moments_unless_they_are_dropped(forms: ModuleType) -> None:
+    def moments(*, dropping: bool) -> torch.Tensor:
+        optimizer = forms.rested(3, 0, dropping=dropping)
+        return next(iter(optimizer.state.values()))["exp_avg"]
+
+    left = moments(dropping=False)
+    assert (left.ne(0) & left.abs().lt(torch.finfo(torch.float32).tiny)).all()
+    assert moments(dropping=True).eq(0).all()
+
+
 def test_the_svd_gives_information_abundance(forms: ModuleType) -> None:
     table = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     assert forms.abundance(table) == pytest.approx(forms.abundance_by_svd(table))
