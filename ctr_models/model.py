@@ -168,7 +168,7 @@ class CTRModel(nn.Module):
         logits, fields = self._first_order(batch, read)
         vectors: list[Tensor] = []
         for tower in self.towers:
-            if isinstance(tower, Tower) and tower.head is not None:
+            if isinstance(tower, Tower) and tower.head is not None and fields is not None:
                 vectors.append(tower.vectors(fields))
                 logits = logits + tower.read_out(vectors[-1])
             else:

@@ -61,7 +61,7 @@ class BanditFeatures:
         at = torch.eye(POSITIONS, dtype=torch.float64)[torch.from_numpy(positions)].repeat_interleave(actions, 0)
         users, rounds = contexts.repeat_interleave(actions, 0), len(contexts)
         rows = self._joined(at, users, self.actions.repeat(rounds, 1), self.paired.repeat(rounds, 1))
-        return rows.unflatten(0, (rounds, actions))
+        return rows.view(rounds, actions, -1)
 
     def _joined(self, positions: Tensor, users: Tensor, actions: Tensor, paired: Tensor) -> Float64[Tensor, "rows dim"]:
         pairs = (users.unsqueeze(2) * paired.unsqueeze(1)).flatten(1)
@@ -112,16 +112,18 @@ class BanditBeliefs:
             torch.sigmoid(self.features.all_actions(self.positions[part], self.contexts[part]) @ self.model.mean)
             for part in self._slabs()
         ]
-        return torch.cat(rates).numpy()[self.context_of]
+        found: np.ndarray = torch.cat(rates).numpy()[self.context_of]
+        return found
 
     def probabilities(self, policy: PolicyConfig, seed: int) -> Float64[np.ndarray, "rounds actions"]:
         """How likely `policy` is to show each action in each round. Random numbers depend on `seed` alone."""
         found = []
         for part in self._slabs():
-            generator = torch.Generator().manual_seed(seed)  # every slab sees the same weights, as all rounds do
+            generator = torch.Generator().manual_seed(seed)  # every slab starts the same stream of draws
             beliefs = self.model.beliefs(self.features.all_actions(self.positions[part], self.contexts[part]))
             found.append(action_probabilities(policy, beliefs, generator).probabilities)
-        return torch.cat(found).numpy()[self.context_of]
+        probabilities: np.ndarray = torch.cat(found).numpy()[self.context_of]
+        return probabilities
 
     def _slabs(self) -> list[slice]:
         """Parts of the contexts whose features fit into a quarter of a gigabyte."""
@@ -135,7 +137,8 @@ def shown_shares(log: BanditLog) -> Float64[np.ndarray, "positions actions"]:
     np.add.at(shares, (log.positions, log.actions), 1.0)
     if not (shares.sum(axis=1) > 0).all():
         raise DataError("a position was never filled in this log, so there are no shares of its items")
-    return shares / shares.sum(axis=1, keepdims=True)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _indicators(codes: Int64[np.ndarray, "rows columns"], sizes: list[int]) -> Float64[Tensor, "rows values"]:

@@ -77,5 +77,5 @@ def in_rounds(beliefs: LogitBeliefs, actions: int) -> LogitBeliefs:
     rows = len(beliefs.mean)
     if rows % actions:
         raise DataError(f"{rows} rows are no rounds of {actions} actions each")
-    root = None if beliefs.root is None else beliefs.root.unflatten(0, (-1, actions))
-    return LogitBeliefs(beliefs.mean.unflatten(0, (-1, actions)), beliefs.std.unflatten(0, (-1, actions)), root)
+    root = None if beliefs.root is None else beliefs.root.reshape(rows // actions, actions, -1)
+    return LogitBeliefs(beliefs.mean.reshape(-1, actions), beliefs.std.reshape(-1, actions), root)

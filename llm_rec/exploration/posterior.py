@@ -68,7 +68,8 @@ class LastLayerPosterior:
     @property
     def precision(self) -> Float64[Tensor, "dim dim"]:
         """A."""
-        return self.factor @ self.factor.T
+        precision: Tensor = self.factor @ self.factor.T
+        return precision
 
     def update(
         self,
@@ -99,7 +100,8 @@ class LastLayerPosterior:
     def roots(self, features: Float[Tensor, "*shape features"]) -> Float64[Tensor, "*shape features"]:
         """L^-1 phi of every row: their inner products are the covariances of the rows' logits."""
         rows = self._checked(features).flatten(0, -2)
-        return torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.reshape(features.shape)
+        roots: Tensor = torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T
+        return roots.reshape(features.shape)
 
     def variance(self, features: Float[Tensor, "*shape features"]) -> Float64[Tensor, "*shape"]:
         """s^2 of every row."""
@@ -164,4 +166,5 @@ def raised_factor(factor: Float64[Tensor, "dim dim"], vector: Float64[Tensor, "d
     before = after - p.square()
     parts = factor * p
     later = parts.flip(1).cumsum(1).flip(1) - parts
-    return factor * (after / before).sqrt() + later * (p / (after * before).sqrt())
+    raised: Tensor = factor * (after / before).sqrt() + later * (p / (after * before).sqrt())
+    return raised
