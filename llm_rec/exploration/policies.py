@@ -62,7 +62,8 @@ PolicyConfig: TypeAlias = GreedyConfig | UCBConfig | ThompsonConfig | UniformCon
 class ActionProbabilities(NamedTuple):
     """How likely each action is, and the standard error where that was estimated by draws (0 where it is exact).
 
-    The error is that of (hits + 1) / (draws + 2): an action that was never drawn is not known to be impossible.
+    The error is that of (hits + 1) / (draws + 2): an action that was never drawn is not known to be impossible. Joint
+    draws serve all rounds, so their errors go together and do not average out over rounds.
     """
 
     probabilities: Float64[Tensor, "rounds actions"]

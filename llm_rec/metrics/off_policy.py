@@ -79,7 +79,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyValue:
-    """Estimates by estimator, and what they rest on.
+    """Estimates by estimator, and what they rest on. The intervals of DM know nothing of the error of its model.
 
     `effective_sample_size` is (sum w)^2 / sum w^2 of the weights used. `mean_weight` is that of unclipped weights; its
     expectation is 1 when propensities are true and nothing that the policy does was impossible. `rewarded_rounds` have

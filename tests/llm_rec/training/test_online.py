@@ -236,6 +236,8 @@ def test_what_cannot_go_on_says_why():
         train_online(CONFIG, Clicks(broken=True), Stream())
     with pytest.raises(TrainingError, match="batch 7 has 20 rows, but 10 weights"):
         train_online(CONFIG, Clicks(), Stream(), weights=np.ones(150))
+    with pytest.raises(TrainingError, match="there are 161 weights, but the source gave 160 rows"):
+        train_online(CONFIG, Clicks(), Stream(), weights=np.ones(161))
     with pytest.raises(TrainingError, match="the source has no batch; there is nothing to train on"):
         train_online(CONFIG, Clicks(), Stream(0))
     for settings, message in (
