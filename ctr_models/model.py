@@ -98,6 +98,13 @@ class ModelOutputs(NamedTuple):
     loss: Float[Tensor, ""] | None = None
 
 
+class LastHidden(NamedTuple):
+    """Logits, and what the linear heads of all towers read, side by side: each logit is affine in `vectors`."""
+
+    logits: Float[Tensor, "batch outputs"]
+    vectors: Float[Tensor, "batch width"]
+
+
 class CTRModel(nn.Module):
     """See the module and `CTRModelConfig`. Parts that hold tables are passed in built: `sources` of the field vectors
     (None without towers, or when the sequence gives all fields), `linear` for first-order weights, `linear_vectors` for
@@ -153,18 +160,44 @@ class CTRModel(nn.Module):
             auxiliary = auxiliary + tower(read.auxiliary)
         return ModelOutputs(logits, auxiliary, read.loss)
 
+    def last_hidden(self, batch: FeatureBatch) -> LastHidden:
+        """Logits with the input of their linear heads, in one pass. `ValueError` without a tower that has such a head
+        (FinalMLP's is bilinear, that of FM and its kin a sum).
+        """
+        read = None if self.sequence is None else self.sequence(batch)
+        logits, fields = self._first_order(batch, read)
+        vectors: list[Tensor] = []
+        for tower in self.towers:
+            if isinstance(tower, Tower) and tower.head is not None and fields is not None:
+                vectors.append(tower.vectors(fields))
+                logits = logits + tower.read_out(vectors[-1])
+            else:
+                logits = logits + tower(fields)
+        if not vectors:
+            found = ", ".join(type(tower).__name__ for tower in self.towers) or "none"
+            raise ValueError(
+                f"no tower has a linear head (towers: {found}); a sum, a bilinear head and first-order weights alone "
+                "have no last hidden vector: choose a model with a tower of head 'linear'"
+            )
+        return LastHidden(logits, torch.cat(vectors, 2).squeeze(0))
+
     def _logits(self, batch: FeatureBatch, read: SequenceFields | None) -> Float[Tensor, "batch outputs"]:
+        logits, fields = self._first_order(batch, read)
+        for tower in self.towers:
+            logits = logits + tower(fields)
+        return logits
+
+    def _first_order(
+        self, batch: FeatureBatch, read: SequenceFields | None
+    ) -> tuple[Float[Tensor, "batch outputs"], Float[Tensor, "tables batch fields dim"] | None]:
+        """Logits without those of towers, and what towers read (None for a model without any)."""
         logits = self.bias.expand(batch.labels.shape[0], -1)  # len() would fix the batch in an exported graph
         if self.linear is not None:
             logits = logits + self.linear(batch)
         fields = self._fields(batch, read)
-        if fields is None:
-            return logits
-        if self.linear_vectors is not None:
+        if fields is not None and self.linear_vectors is not None:
             logits = logits + (fields * self.linear_vectors(batch)).sum((0, 2, 3)).unsqueeze(1)
-        for tower in self.towers:
-            logits = logits + tower(fields)
-        return logits
+        return logits, fields
 
     def _fields(
         self, batch: FeatureBatch, read: SequenceFields | None

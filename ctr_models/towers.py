@@ -78,9 +78,15 @@ class Tower(nn.Module):
         self.head = TableLinear(1, width, num_outputs, bias=False) if config.head == "linear" else None
 
     def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "batch outputs"]:
+        return self.read_out(self.vectors(fields))
+
+    def vectors(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "1 batch width"]:
+        """What the head reads."""
         vectors = self._combine(self._interact(fields))
-        if self.hidden is not None:
-            vectors = self.hidden(vectors)
+        return vectors if self.hidden is None else self.hidden(vectors)
+
+    def read_out(self, vectors: Float[Tensor, "1 batch width"]) -> Float[Tensor, "batch outputs"]:
+        """The head alone."""
         if self.head is None:
             return vectors.sum(2, keepdim=True).squeeze(0)
         logits: Tensor = self.head(vectors)

@@ -55,17 +55,25 @@ def bootstrap_intervals(
     >>> bool(0.0 <= low[0] < 0.5 < high[0] <= 1.0)
     True
     """
-    number = len(values)
-    if number < 1 or samples < 1 or not 0 < level < 1:
+    if len(values) < 1 or samples < 1 or not 0 < level < 1:
         raise ValueError(
-            f"a bootstrap needs targets, samples >= 1 and a level between 0 and 1; got {number} targets, "
+            f"a bootstrap needs targets, samples >= 1 and a level between 0 and 1; got {len(values)} targets, "
             f"samples={samples}, level={level}"
         )
-    rng = np.random.default_rng(seed)
-    means = np.concatenate([_resampled_means(values, rows, rng) for rows in _slabs(samples, number)])
     tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(bootstrap_means(values, samples=samples, seed=seed), [tail, 1 - tail], axis=0)
     return low, high
+
+
+def bootstrap_means(
+    values: Float64[np.ndarray, "targets metrics"], *, samples: int, seed: int
+) -> Float64[np.ndarray, "samples metrics"]:
+    """Column means of every resample, all columns of one resample from the same draws: for figures made of several."""
+    number = len(values)
+    if number < 1 or samples < 1:
+        raise ValueError(f"resamples need rows and samples >= 1, got {number} rows and samples={samples}")
+    rng = np.random.default_rng(seed)
+    return np.concatenate([_resampled_means(values, rows, rng) for rows in _slabs(samples, number)])
 
 
 def compare(
