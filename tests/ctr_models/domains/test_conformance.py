@@ -177,6 +177,7 @@ def test_one_domain_runs_and_its_root_is_its_model(name):
     root = build(config_of(name, heads="root"), domains=1)
     root.load_state_dict(own.state_dict())
     assert own(rows).shape == (20, 1)
+    torch.testing.assert_close(own(rows), naive_logits(own, rows))
     assert torch.equal(root(rows), own(rows))
 
 
