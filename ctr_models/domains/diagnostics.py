@@ -39,7 +39,8 @@ def mean_absolute_correlation(outputs: Float[Tensor, "experts batch dim"]) -> Fl
     experts, _, dim = unit.shape
     first, second = torch.tril_indices(experts, experts, -1, device=unit.device)
     correlations = torch.einsum("pbi,pbj->pij", unit[first], unit[second]).abs()
-    return correlations.sum() / max(len(first) * dim**2, 1)
+    mean: Tensor = correlations.sum() / max(len(first) * dim**2, 1)
+    return mean
 
 
 def linear_cka(outputs: Float[Tensor, "experts batch dim"]) -> Float[Tensor, "experts experts"]:

@@ -13,7 +13,7 @@ from ctr_models.domains.routing import EveryHead
 from ctr_models.layers import MLPConfig
 from ctr_models.schema import Categorical, Schema
 from tests.ctr_models.domains.cases import config_of
-from tests.ctr_models.domains.worlds import DOMAINS, EXPERT, batch, build, schema, sources
+from tests.ctr_models.domains.worlds import DOMAINS, EXPERT, batch, build, sources
 
 # --- PEPNet --------------------------------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ def test_gates_lie_between_zero_and_gamma():
 
 
 def test_stopped_inputs_get_no_gradient_from_the_gates():
-    """With gates alone trained through, e reaches the loss by its own product and the domain's vector by the gate."""
+    """Of EPNet's gate: the domain's vector gets one, the embeddings beside it none."""
     model, rows = build(config_of("pepnet")), batch()
     body = model.body
     fields = body.sources[0](rows)[0].detach().requires_grad_()
@@ -47,8 +47,7 @@ def test_stopped_inputs_get_no_gradient_from_the_gates():
     assert gradient[:, others].abs().max() == 0
 
 
-def test_without_gates_open_to_rows_the_table_learns_by_the_plain_product():
-    """All gates made constant at 1: PEPNet is a tower for each domain on the embeddings, in value and gradient."""
+def test_gates_that_are_all_one_leave_a_tower_for_each_domain():
     model, rows = build(config_of("pepnet")), batch()
     for gate in (model.body.embedding_gate, *model.body.tower_gates):
         for parameter in gate.last.parameters():
@@ -172,4 +171,3 @@ def test_wrong_settings_of_hinet_are_named():
         HiNetConfig(num_sub_experts=0)
     with pytest.raises(ValueError, match=r"^an expert needs at least one hidden layer$"):
         HiNetConfig(expert=MLPConfig(widths=()))
-    assert schema().num_domains == DOMAINS

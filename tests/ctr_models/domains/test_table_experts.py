@@ -1,5 +1,7 @@
 """Tables with experts of their own: HeteroMoE and AME."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,11 +60,8 @@ def test_equal_experts_share_one_product_and_tables_of_one_dim_one_gather():
 
 
 def test_a_table_of_the_models_own_dim_by_name_is_read_by_the_same_gather():
-    experts = (
-        TableExpertConfig(layers=MLPConfig(widths=(5,))),
-        TableExpertConfig(layers=MLPConfig(widths=(5,)), dim=DIM),
-    )
-    model = build(DomainModelConfig(body=HeteroMoEConfig(experts=experts)))
+    plain = TableExpertConfig(layers=MLPConfig(widths=(5,)))
+    model = build(DomainModelConfig(body=HeteroMoEConfig(experts=(plain, replace(plain, dim=DIM)))))
     assert len(model.body.sources) == 1
     assert model(batch()).shape == (40, 1)
 
