@@ -171,8 +171,9 @@ def domains_of(schema: Schema, batch: FeatureBatch) -> Int64[Tensor, "batch"]:
 
 
 def _own(views: Tensor, domains: Int64[Tensor, "batch"]) -> Float[Tensor, "1 batch width"]:
-    rows = torch.arange(len(domains), device=domains.device)
-    return views[domains, rows].unsqueeze(0)
+    batch = len(domains)
+    places = domains * batch + torch.arange(batch, device=domains.device)
+    return views.flatten(0, 1).index_select(0, places).unsqueeze(0)
 
 
 def _select(parameter: Tensor, heads: Int64[Tensor, "groups"], copies: int) -> Tensor:

@@ -80,7 +80,7 @@ class ScoreMixtureHeads(nn.Module):
 
     def forward(self, features: DomainFeatures, routing: Routing) -> Float[Tensor, "batch outputs"]:
         every = EveryHead(len(self.mine))
-        every = every.as_root() if len(self.towers.last.weight) < len(self.mine) else every
+        every = every.as_root() if len(next(self.towers.parameters())) < len(self.mine) else every
         scores: Tensor = self.towers(features.vectors.transpose(0, 1), every)
         by_row = scores.squeeze(2).T
         weights: Tensor = self.gate(features.context.unsqueeze(0), routing).softmax(-1)

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ctr_models.domains.decorrelation import cross_expert_covariance
+from ctr_models.domains.covariance import cross_expert_covariance
 from ctr_models.domains.networks import HeadMLP
 from ctr_models.layers import MLPConfig
 from tests.scripts.loading import load

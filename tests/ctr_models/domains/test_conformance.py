@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch.nn import functional as F
 
 from ctr_models.domains.body import BodyConfig
 from ctr_models.domains.model import DomainModelConfig, build_domain_model, split_heads
@@ -47,14 +48,28 @@ def test_logits_have_the_promised_shape(config):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_logits_and_gradients_are_those_of_a_loop_over_rows_heads_and_experts(any_config, training):
-    model, rows = build(any_config).train(training), batch(9, seed=3)
+@pytest.mark.parametrize("name", ["star", "star_alone"])
+def test_stars_train_by_the_statistics_of_a_loop_over_domains(name, training):
+    agree(build(config_of(name)).train(training), batch(9, seed=3))
+
+
+def test_logits_and_gradients_are_those_of_a_loop_over_rows_heads_and_experts(any_config):
+    agree(build(any_config), batch(9, seed=3))
+
+
+def agree(model, rows):
+    """With the naive form, in value and in the gradient of every parameter."""
     found, expected = model(rows), naive_logits(model, rows)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(found)
     mine, theirs = gradients((found * weights).sum(), model), gradients((expected * weights).sum(), model)
     for name, gradient in mine.items():
         torch.testing.assert_close(gradient, theirs[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_no_rows_give_no_logits(config):
+    model = build(config)
+    assert model(batch(0)).shape == (0, 1 if config.by == "domain" else TASKS)
 
 
 def test_rows_do_not_touch_in_evaluation_and_a_batch_of_one_works(config):
@@ -153,6 +168,21 @@ def test_steps_on_rows_of_one_domain_leave_other_heads_bit_equal(name):
         same = [torch.equal(old, new) for old, new in zip(before, model.head_parameters(head), strict=True)]
         assert not any(same) if head == 2 else all(same)
     assert all(torch.equal(old, new) for old, new in zip(backbone, model.backbone_parameters(), strict=True))
+
+
+def test_a_few_steps_lower_the_loss(config):
+    model, rows = build(config, dtype=torch.float32).train(), batch(64)
+    labels = rows.labels[:, :1] if config.by == "domain" else rows.labels
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    losses = []
+    for _ in range(25):
+        outputs = model.outputs(rows)
+        loss = F.binary_cross_entropy_with_logits(outputs.logits, labels)
+        optimizer.zero_grad()
+        (loss + sum(outputs.losses.values())).backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("name", DOMAIN)

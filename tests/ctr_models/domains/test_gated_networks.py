@@ -54,7 +54,7 @@ def test_gates_that_are_all_one_leave_a_tower_for_each_domain():
         for parameter in gate.last.parameters():
             torch.nn.init.zeros_(parameter)
     x = model.body.sources[0](rows)[0].flatten(1).unsqueeze(0)
-    routing = model._routing(model.domains_of(rows))
+    routing = model.routing(model.domains_of(rows))
     for tower in model.body.towers:
         x = tower(x, routing)
     torch.testing.assert_close(model.features(rows).vectors[:, 0], x[0])
