@@ -74,8 +74,9 @@ CASES = {
 BY_TASK = ("omoe", "ple", "stem", "stem_al", "me_ple", "pepnet", "adasparse", "hinet", "scenario_hmoe")
 BY_TASK += ("crocodile", "ame")
 EVERY = [*((name, "domain") for name in CASES), *((name, "task") for name in BY_TASK)]
-DOMAIN = ("shared_bottom", "omoe", "mmoe", "ple", "stem_levels", "stem_al", "me_ple_levels", "star", "pepnet")
-DOMAIN += ("adasparse", "hinet", "scenario_hmoe", "crocodile", "crocodile_shared_gate", "hetero", "ame")
+DOMAIN = ("mmoe", "ple", "stem_levels", "stem_al", "me_ple", "star", "pepnet", "adasparse", "hinet", "scenario_hmoe")
+DOMAIN += ("crocodile", "crocodile_shared_gate", "hetero")
+BODIES = ("ple", "star", "pepnet", "adasparse", "hinet", "scenario_hmoe", "crocodile", "hetero")
 SOME = [*((name, "domain") for name in DOMAIN), *((name, "task") for name in ("ple", "stem", "pepnet", "crocodile"))]
 
 
