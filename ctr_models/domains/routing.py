@@ -31,10 +31,9 @@ SMALLEST_TILE = 8
 
 @dataclass(frozen=True, slots=True)
 class EveryHead:
-    """All rows meet each of `num_heads` heads; as a `root`, by the parameters of the only one."""
+    """All rows meet each of `num_heads` heads."""
 
     num_heads: int
-    root: bool = False
 
     def spread(self, rows: Float[Tensor, "views batch width"]) -> Float[Tensor, "heads batch width"]:
         """One view for all heads is repeated, without a copy."""
@@ -46,7 +45,7 @@ class EveryHead:
 
     def select(self, parameter: Float[Tensor, "sets *shape"], copies: int = 1) -> Float[Tensor, "groups *shape"]:
         """Groups are heads, in order."""
-        return parameter.expand(self.num_heads, *parameter.shape[1:]).contiguous() if self.root else parameter
+        return parameter
 
     def own(self, views: Float[Tensor, "heads batch width"]) -> Float[Tensor, "heads batch width"]:
         """Every head's view."""
@@ -57,8 +56,8 @@ class EveryHead:
         return values.unsqueeze(1)
 
     def as_root(self) -> "EveryHead":
-        """As `TileRouting.as_root`."""
-        return EveryHead(self.num_heads, root=True)
+        """One head is its own root, and tasks have none."""
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
