@@ -9,8 +9,8 @@ brings results back:
   batch and domains alone say how many tiles there are, and the last tile of a domain is filled up with zeros;
 - `MaskRouting`: all heads over all rows, of which one result a row is kept: the plain reference.
 
-Forward and backward on one core, batch 4,096, towers 256-128-64-1, domains as uneven as 50 to 1: tiles are about 1.6, 2.5
-and 12 times as fast as masks for 3, 5 and 30 domains. One product a domain in a loop takes 0.6 to 0.7 of the tiles'
+Forward and backward on one core, batch 4,096, towers 256-128-64-1, domains as uneven as 50 to 1: tiles are about 1.6,
+2.5 and 12 times as fast as masks for 3, 5 and 30 domains. One product a domain in a loop takes 0.6 to 0.7 of the tiles'
 time, but must wait for the device to count its rows (`scripts/bench_domains.py`).
 """
 
