@@ -1,13 +1,13 @@
 """The released DARE code beside our DARE on the same rows: test AUC, GAUC and log loss over seeds.
 
     git clone https://github.com/thuml/DARE
-    python scripts/dare_parity.py --dare DARE --out out/dare_parity
+    python scripts/dare_parity.py --data DATA/ml-1m --dare DARE --out out/dare_parity
 
-Rows are planted histories of `--length` events, exported in the layout of the released code (real logs with histories
-shorter than K would compare something else: it then attends to padding). Its training loop runs unchanged, with the
-options of its paper, validation once an epoch, and its best checkpoint scores the test rows; ours is
-`dare_protocol(dare())`. Both sides' scores go through one function, for the AUC that the code prints leaves ties and
-half a step out.
+Rows are those of `long_sequence_table.py` that look back on at least K = 20 events (with fewer, the released code
+attends to padding), with the fields that it knows: item and category, of the candidate and of the past. They are
+exported in its layout. Its training loop runs unchanged, with the options of its paper, validation once an epoch, and
+its best checkpoint scores the test rows; ours is `dare_protocol(dare())`. Both sides' scores go through one function,
+for the AUC that the code prints leaves ties and half a step out.
 
 `released` is scored with the running statistics of batch normalisation, as ours; `released, batch statistics` are the
 same weights scored as its own test does. What else differs: its order of rows is that of the files in every epoch, ours
@@ -18,20 +18,22 @@ starts are compared, so a difference within about two standard errors is noise.
 import argparse
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from bench_ctr import difference_of_means
 from dare_released import add_dare_options, call_dare, exported
 
+from ctr_models.schema import Schema
 from ctr_models.sequences.presets import dare
-from llm_rec.artifacts import fingerprint, write_bytes
-from llm_rec.codec import Plain, to_plain
+from llm_rec.artifacts import fingerprint, write_artifact, write_bytes
+from llm_rec.codec import Plain
 from llm_rec.ctr.evaluation import click_logits
 from llm_rec.ctr.method import train_clicks
-from llm_rec.ctr.planted_sequences import PlantedSequencesConfig, planted_sequences
 from llm_rec.ctr.sequence_method import dare_protocol
-from llm_rec.data.columns import ClickLog
+from llm_rec.data.columns import KIND, ClickLog, ClickWriter
+from llm_rec.errors import DataError
 from llm_rec.experiment import (
     Cell,
     CellResult,
@@ -46,6 +48,7 @@ from llm_rec.experiment import (
 )
 from llm_rec.metrics.classification import click_metrics
 from llm_rec.processes import one_thread
+from llm_rec.recipes.click_logs import InteractionRowsConfig, click_log
 
 OURS, RELEASED, AS_TESTED = "ours", "released", "released, batch statistics"
 METRICS = ("auc", "gauc", "log_loss")
@@ -55,8 +58,10 @@ TOP_K = 20
 def main() -> None:
     args = options().parse_args()
     if args.quick:
-        args.seeds, args.num_rows, args.epochs = 1, 4_000, 1
-    log = planted_log(args.out / "logs", args)
+        args.seeds, args.epochs = 1, 1
+    logs = args.out / "logs"
+    config = InteractionRowsConfig(last=args.last, negatives=2, histories=True)
+    log = comparable(ClickLog.load(click_log(args.data, logs, config, quick=args.quick)), logs)
     rows = exported(log, args.out / "rows", args.length)
 
     def run(cell: Cell) -> list[Record]:
@@ -79,19 +84,38 @@ def main() -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = script_options(__doc__.splitlines()[0], out="out/dare_parity", data=False, seeds=3)
-    parser.add_argument("--length", type=int, default=200, help="events of a history (default: 200)")
-    parser.add_argument("--num-rows", type=int, default=20_000, help="rows of all parts (default: 20,000)")
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of both sides (default: 10)")
+    parser = script_options(__doc__.splitlines()[0], out="out/dare_parity", seeds=3)
+    parser.add_argument("--length", type=int, default=50, help="newest events of a history that count (default: 50)")
+    parser.add_argument("--last", type=int, default=22, help="newest events of a user that become rows (default: 22)")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of both sides (default: 2)")
     add_dare_options(parser, required=True)
     return parser
 
 
-def planted_log(folder: Path, args: argparse.Namespace) -> ClickLog:
-    """Drawn once."""
-    config = PlantedSequencesConfig(length=args.length, num_rows=args.num_rows)
-    path = folder / f"planted-{fingerprint({'config': to_plain(config)})}"
-    return ClickLog.load(path) if path.exists() else planted_sequences(config).write(path)
+def comparable(log: ClickLog, logs: Path) -> ClickLog:
+    """The rows of `log` with at least K past events, and of their fields those of the past; written once."""
+    name = fingerprint(log.fingerprint, {"least": TOP_K})
+    path = logs / f"comparable-{name}"
+    if path.exists():
+        return ClickLog.load(path)
+    schema, columns = log.schema, log.schema.history_columns
+    fields = {field.name: field for field in schema.id_fields}
+    kept = {part: np.flatnonzero(np.diff(there(log.part(part).windows))[:, 0] >= TOP_K) for part in log.rows}
+    short = Schema(fields=tuple(fields[name] for name in schema.history), group=schema.group, history=schema.history)
+    details: dict[str, Plain] = {}
+    with write_artifact(path, kind=KIND, fingerprint=name, inputs={"log": log.fingerprint}, details=details) as folder:
+        with ClickWriter(folder, short, (), {part: len(rows) for part, rows in kept.items()}, events=log.events) as writer:
+            for part, rows in kept.items():
+                found = log.part(part).select(rows)
+                writer.append(part, replace(found, ids=np.ascontiguousarray(found.ids[:, columns])))
+        details.update(writer.details())
+    return ClickLog.load(path)
+
+
+def there(windows: np.ndarray | None) -> np.ndarray:
+    if windows is None:
+        raise DataError("the rows have no histories; encode the log with history fields")
+    return np.asarray(windows)
 
 
 def our_logits(log: ClickLog, seed: int, args: argparse.Namespace) -> np.ndarray:
