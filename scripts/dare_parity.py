@@ -74,7 +74,9 @@ def main() -> None:
         call_dare("quality", rows, words, args, length=args.length)
         found = {RELEASED: "running", AS_TESTED: "batch"}
         return [
-            record for name, kind in found.items() for record in figures(name, read(scores.with_suffix(f".{kind}.npy")), log)
+            record
+            for name, kind in found.items()
+            for record in figures(name, read(scores.with_suffix(f".{kind}.npy")), log)
         ]
 
     context: dict[str, Plain] = {"log": log.fingerprint, "epochs": args.epochs, "quick": args.quick}
@@ -104,7 +106,9 @@ def comparable(log: ClickLog, logs: Path) -> ClickLog:
     short = Schema(fields=tuple(fields[name] for name in schema.history), group=schema.group, history=schema.history)
     details: dict[str, Plain] = {}
     with write_artifact(path, kind=KIND, fingerprint=name, inputs={"log": log.fingerprint}, details=details) as folder:
-        with ClickWriter(folder, short, (), {part: len(rows) for part, rows in kept.items()}, events=log.events) as writer:
+        with ClickWriter(
+            folder, short, (), {part: len(rows) for part, rows in kept.items()}, events=log.events
+        ) as writer:
             for part, rows in kept.items():
                 found = log.part(part).select(rows)
                 writer.append(part, replace(found, ids=np.ascontiguousarray(found.ids[:, columns])))
