@@ -87,7 +87,7 @@ def _vectors(
     batch, columns, fields = ids.shape
     dim, timed = weight.shape[1], 0 if times is None else times.shape[1]
     found = weight.new_empty(batch, columns, fields * dim + timed)
-    flat = found.view(batch * columns, -1)
+    flat = found.flatten(0, 1)
     for field in range(fields):
         rows = ids[..., field].flatten() + offsets[field]
         torch.index_select(weight, 0, rows, out=flat[:, field * dim : (field + 1) * dim])
