@@ -171,30 +171,27 @@ class PartTables(nn.Module):
         parts = self._fields(events.ids)
         if self.times is None:
             return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        when: Tensor = rearrange(self.times(self._time_rows(events)), "b c (t w) -> t b c w", t=self.num_tables)
+        rows = events.times.clamp(max=self.last) if self.clamp else events.times
+        when: Tensor = rearrange(self.times(rows), "b c (t w) -> t b c w", t=self.num_tables)
         if self.position == "add":
             return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)) + when
         return torch.cat([*parts, when.expand(-1, events.ids.shape[0], -1, -1)], -1)
 
-    def look_up(self, events: EventIds) -> EventVectors:
-        """Of candidates (column 0) and events apart: in training by one operation, where one table has all there is."""
-        table = self.tables[0]
-        plain = (
-            len(self.groups) == 1 and not self.sources and self.num_tables == 1 and isinstance(table, EmbeddingTable)
-        )
-        shared = self.position == "none" or (self.position == "concat" and len(events.times) == 1)
-        if not (plain and shared and self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-            both = self(events)
-            sizes = [1, both.shape[2] - 1]
-            target, rest = both.split_with_sizes(sizes, 2)  # the gradient is one copy, that of two slices three
-            return EventVectors(target.squeeze(2), rest)
-        times = None if self.times is None else self.times(self._time_rows(events)).squeeze(0)
-        weight, sparse = table.embedding.weight, table.embedding.sparse
-        found = look_up_events(weight, events.ids, table.offsets, times, sparse=sparse)
-        return EventVectors(found.target.unsqueeze(0), found.events.unsqueeze(0))
+    def look_up_fits(self, events: EventIds) -> bool:
+        """Whether `look_up` gives what `forward` does: there is one table, and all rows share the positions beside it."""
+        plain = len(self.groups) == 1 and not self.sources and self.num_tables == 1
+        placed = self.position == "concat" and not self.clamp and len(events.times) == 1
+        return plain and (placed or self.position == "none")
 
-    def _time_rows(self, events: EventIds) -> Int64[Tensor, "#batch columns"]:
-        return events.times.clamp(max=self.last) if self.clamp else events.times
+    def look_up(self, events: EventIds) -> EventVectors:
+        """Of candidates (column 0) and events apart, by one operation, as `look_up_events` says: for training."""
+        table = self.tables[0]
+        if not isinstance(table, EmbeddingTable):
+            raise TypeError(f"expected an embedding table, got {type(table).__name__}")
+        times = None if self.times is None else self.times(events.times[0])
+        weight, sparse = table.embedding.weight, table.embedding.sparse
+        target, rest = look_up_events(weight, events.ids, table.offsets, times, sparse=sparse)
+        return EventVectors(target.unsqueeze(0), rest.unsqueeze(0))
 
     def content(self, ids: Int64[Tensor, "batch columns fields"]) -> Float[Tensor, "tables batch columns content"]:
         """All parts but the position; zeros for padding."""
@@ -224,8 +221,12 @@ class RoleTables(nn.Module):
 
     def forward(self, given: EventIds) -> EventVectors:
         if self.target is None:
-            both: EventVectors = self.events.look_up(given)
-            return both
+            if self.training and self.events.look_up_fits(given) and not torch.compiler.is_compiling():
+                return self.events.look_up(given)
+            both: Tensor = self.events(given)
+            sizes = [1, both.shape[2] - 1]
+            target, events = both.split_with_sizes(sizes, 2)  # the gradient is one copy, that of two slices three
+            return EventVectors(target.squeeze(2), events)
         first, rest = (EventIds(given.ids[:, c], given.times[:, c]) for c in (slice(0, 1), slice(1, None)))
         return EventVectors(self.target(first).squeeze(2), self.events(rest))
 

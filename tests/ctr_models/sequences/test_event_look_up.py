@@ -8,7 +8,7 @@ import torch
 from ctr_models.embeddings import EmbeddingTable
 from ctr_models.sequences import presets
 from ctr_models.sequences.event_look_up import look_up_events
-from ctr_models.sequences.events import EventIds, PartTables
+from ctr_models.sequences.events import EventIds, EventVectors, PartTables
 from tests.ctr_models.sequences.worlds import batch, model
 
 OFFSETS = torch.tensor([0, 9])
@@ -97,4 +97,4 @@ def test_models_in_training_take_it_and_agree_with_the_tables_own_path(name, mon
 
 def apart(tables: PartTables, events: EventIds):
     both = tables(events)
-    return both[:, :, 0], both[:, :, 1:]
+    return EventVectors(both[:, :, 0], both[:, :, 1:])
