@@ -178,7 +178,7 @@ class PartTables(nn.Module):
         return torch.cat([*parts, when.expand(-1, events.ids.shape[0], -1, -1)], -1)
 
     def look_up_fits(self, events: EventIds) -> bool:
-        """Whether `look_up` gives what `forward` does: there is one table, and all rows share the positions beside it."""
+        """Whether `look_up` gives what `forward` does: one table, and all rows share the positions beside it."""
         plain = len(self.groups) == 1 and not self.sources and self.num_tables == 1
         placed = self.position == "concat" and not self.clamp and len(events.times) == 1
         return plain and (placed or self.position == "none")
