@@ -14,9 +14,9 @@ of what a corruption took away beside `popular`, the most frequent item, and `re
 as they are; on the planted log, whose noise is known, `precision` and `recall` of P(noise) > 1/2, and `r_precision`,
 precision among as many of the most suspicious events as there is noise, beside `noise_share`, that of chance.
 
-The default grid is `reduced`: all ablations over DARE's attention (that with all patterns, eight times as slow, on the
+The default grid is `reduced`: all ablations over DARE's attention (that with all patterns, the slowest by far, on the
 planted log alone), over the other encoders the model with patterns, without pre-training, and without patterns, on both
-logs: about two and a half hours on two cores. `--grid full` has every ablation over every encoder, and over
+logs: about an hour and a half on two cores. `--grid full` has every ablation over every encoder, and over
 DARE's attention on the planted log other lengths of patterns, numbers of them and ratios of noise.
 """
 
