@@ -178,7 +178,7 @@ def rows_of(
             continue
         method = dare_protocol(model, epochs=args.epochs or (2 if search is None else PLANTED_EPOCHS))
         if name == "dpn":
-            method = replace(method, pattern_pretraining=PatternPretrainingConfig())
+            method = replace(method, pattern_pretraining=PatternPretrainingConfig(max_windows=300_000))
         yield ClickRow(
             name=name,
             method=method,

@@ -31,6 +31,7 @@ from ctr_models.batch import HistoryBatch
 from ctr_models.checks import check_at_least
 from ctr_models.embeddings import EmbeddingTable, NormalInit, TableInit, init_table
 from ctr_models.schema import Categorical, Schema
+from ctr_models.sequences.event_look_up import look_up_events
 
 Decouple = Literal["shared", "dare", "three", "four", "projection"]
 
@@ -176,6 +177,22 @@ class PartTables(nn.Module):
             return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)) + when
         return torch.cat([*parts, when.expand(-1, events.ids.shape[0], -1, -1)], -1)
 
+    def look_up_fits(self, events: EventIds) -> bool:
+        """Whether `look_up` gives what `forward` does: one table, and all rows share the positions beside it."""
+        plain = len(self.groups) == 1 and not self.sources and self.num_tables == 1
+        placed = self.position == "concat" and not self.clamp and len(events.times) == 1
+        return plain and (placed or self.position == "none")
+
+    def look_up(self, events: EventIds) -> EventVectors:
+        """Of candidates (column 0) and events apart, by one operation, as `look_up_events` says: for training."""
+        table = self.tables[0]
+        if not isinstance(table, EmbeddingTable):
+            raise TypeError(f"expected an embedding table, got {type(table).__name__}")
+        times = None if self.times is None else self.times(events.times[0])
+        weight, sparse = table.embedding.weight, table.embedding.sparse
+        target, rest = look_up_events(weight, events.ids, table.offsets, times, sparse=sparse)
+        return EventVectors(target.unsqueeze(0), rest.unsqueeze(0))
+
     def content(self, ids: Int64[Tensor, "batch columns fields"]) -> Float[Tensor, "tables batch columns content"]:
         """All parts but the position; zeros for padding."""
         return torch.cat(self._fields(ids), -1)
@@ -204,6 +221,8 @@ class RoleTables(nn.Module):
 
     def forward(self, given: EventIds) -> EventVectors:
         if self.target is None:
+            if self.training and self.events.look_up_fits(given) and not torch.compiler.is_compiling():
+                return self.events.look_up(given)
             both: Tensor = self.events(given)
             sizes = [1, both.shape[2] - 1]
             target, events = both.split_with_sizes(sizes, 2)  # the gradient is one copy, that of two slices three

@@ -83,21 +83,25 @@ class EventSequences:
 
 class EventWindows:
     """A `BatchSource[FeatureBatch]` of the windows of all events but those without one before them: each once an epoch,
-    in an order that (seed, epoch) fix. A batch has a history of `slots` columns and no other field.
+    in an order that (seed, epoch) fix; with `max_windows` the first so many of that order, so others in every epoch. A
+    batch has a history of `slots` columns and no other field.
     """
 
-    def __init__(self, events: EventSequences, slots: int, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, events: EventSequences, slots: int, batch_size: int, seed: int = 0, *, max_windows: int | None = None
+    ) -> None:
         self.events, self.slots, self.batch_size, self.seed = events, slots, batch_size, seed
         self.anchors = np.flatnonzero(np.arange(len(events)) > events.user_starts)
         if not len(self.anchors):
             raise DataError("no user has two events, so there is no pattern to learn from; take a longer train period")
+        self.num_windows = len(self.anchors) if max_windows is None else min(max_windows, len(self.anchors))
 
     def __len__(self) -> int:
-        return -(-len(self.anchors) // self.batch_size)
+        return -(-self.num_windows // self.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[FeatureBatch]:
         """Batches `first_step`, ... of `epoch` (counted from 1)."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.anchors)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.anchors)[: self.num_windows]
         for step in range(first_step, len(self)):
             anchors = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield as_batch(self.events.windows(anchors, self.slots))

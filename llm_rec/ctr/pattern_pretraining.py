@@ -39,12 +39,14 @@ _UNUSED = "pattern_norm"  # of the refiner: makes the pattern's vector, which th
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatternPretrainingConfig:
     """The pretext task, its training, and what the click phase does with the refiner: `joint` training at
-    `learning_rate_factor` times the learning rate, or `frozen`. All defaults are our choices.
+    `learning_rate_factor` times the learning rate, or `frozen`. `max_windows`: at most so many windows an epoch, for
+    logs with many more events than rows. All defaults are our choices.
     """
 
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     batch_size: int = 1024
+    max_windows: int | None = None
     finetuning: Literal["joint", "frozen"] = "joint"
     learning_rate_factor: float = 0.1
     trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(epochs=5, optimizer="adam"))
@@ -52,6 +54,8 @@ class PatternPretrainingConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2, for negatives of the batch, got {self.batch_size}")
+        if self.max_windows is not None and self.max_windows < 2:
+            raise ConfigError(f"max_windows must be at least 2, got {self.max_windows}")
         if self.learning_rate_factor <= 0:
             raise ConfigError(
                 f"learning_rate_factor must be above 0, got {self.learning_rate_factor}; "
@@ -137,7 +141,7 @@ def pretraining_phase(
     def source(task: Task[FeatureBatch]) -> EventWindows:
         if not isinstance(task, PatternPretraining):
             raise TypeError(f"expected pattern pre-training, got {type(task).__name__}")
-        return EventWindows(events, task.refiner.num_slots, config.batch_size, seed)
+        return EventWindows(events, task.refiner.num_slots, config.batch_size, seed, max_windows=config.max_windows)
 
     settings = to_plain(config, tagged=True)
     return Phase(

@@ -18,6 +18,8 @@ from llm_rec.data.log_spec import PARTS, ColumnSpec
 from llm_rec.errors import ConfigError
 from llm_rec.metrics.classification import auc
 
+USER = "user"
+
 
 def check_planted(counts: Mapping[str, int], shares: tuple[float, float]) -> None:
     """`ConfigError` unless counts are at least 1, and the shares of validation and test leave rows to train on."""
@@ -33,11 +35,19 @@ def planted_rows(
     labels: Float32[np.ndarray, "rows"],
     windows: Int64[np.ndarray, "rows 2"],
     store: EventStore,
+    *,
+    rows_per_user: int,
 ) -> ClickColumns:
-    """Rows that hold ids alone; each is a user of its own, so there are no groups."""
+    """Rows that hold ids alone. So many neighbours are one user's, each with a history of its own."""
     empty = np.zeros((len(ids), 0), dtype=np.float32)
     return ClickColumns(
-        ids=ids.astype(np.int32), numbers=empty, dense=empty, labels=labels[:, None], windows=windows, events=store
+        ids=ids.astype(np.int32),
+        numbers=empty,
+        dense=empty,
+        labels=labels[:, None],
+        groups=np.arange(len(ids), dtype=np.int64) // rows_per_user,
+        windows=windows,
+        events=store,
     )
 
 
@@ -70,7 +80,7 @@ def write_planted(
         for field, size in sizes.items()
     )
     fields = tuple(column.encoder.field(column.spec.name) for column in columns)
-    schema = Schema(fields=fields, history=tuple(sizes))
+    schema = Schema(fields=fields, group=USER, history=tuple(sizes))
     bounds = dict(zip(PARTS, part_bounds(len(rows), shares), strict=True))
     numbers = {part: stop - start for part, (start, stop) in bounds.items()}
     details: dict[str, Plain] = {}

@@ -30,7 +30,8 @@ _SLOTS = 2 * _WHOLE + 1  # of a block: item, noise, item, noise, item, noise, an
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlantedPatternsConfig:
     """`num_blocks` patterns a history, of `num_patterns` triples of `num_items` items; after each item comes a noise
-    item with probability `noise`, any item but equally likely. Items have categories, at random.
+    item with probability `noise`, any item but equally likely. Items have categories, at random. A user has
+    `rows_per_user` rows, the groups of GAUC.
     """
 
     num_rows: int = 20_000
@@ -40,12 +41,14 @@ class PlantedPatternsConfig:
     num_categories: int = 10
     noise: float = 0.2
     chance: float = 0.9
+    rows_per_user: int = 10
     validation: float = 0.15
     test: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
         counts = {"num_rows": self.num_rows, "num_categories": self.num_categories}
+        counts["rows_per_user"] = self.rows_per_user
         check_planted(counts, self.part_shares)
         if self.num_blocks < 4 or self.num_patterns < 2 or self.num_items < _WHOLE:
             raise ConfigError(
@@ -118,6 +121,7 @@ def planted_patterns(config: PlantedPatternsConfig | None = None) -> PlantedPatt
         (rng.random(config.num_rows) < probabilities).astype(np.float32),
         np.stack([ends - lengths, ends], axis=1),
         store,
+        rows_per_user=config.rows_per_user,
     )
     mask = np.concatenate([[False], noise[present]])
     return PlantedPatterns(config, rows, probabilities, patterns, mask, whole)

@@ -35,7 +35,8 @@ class PlantedSequencesConfig:
     """`num_rows` rows with `length` events each. A target has `related` categories, whose frequency at position p, the
     peak of their bump, is about (1 + `strength` / sqrt(p)) times the usual one when the row is clicked. Bumps further
     back are wider, so that all pairs say about equally much in sum, and longer histories say little more than short
-    ones: the search is harder, the best AUC is not.
+    ones: the search is harder, the best AUC is not. A user has `rows_per_user`
+    rows, the groups of GAUC.
     """
 
     length: int = 200
@@ -45,12 +46,14 @@ class PlantedSequencesConfig:
     related: int = 3
     base: float = 0.5
     strength: float = 6.0
+    rows_per_user: int = 10
     validation: float = 0.15
     test: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
         counts = {"length": self.length, "num_rows": self.num_rows, "items_per_category": self.items_per_category}
+        counts["rows_per_user"] = self.rows_per_user
         check_planted(counts, self.part_shares)
         if not 1 <= self.related < self.num_categories:
             raise ConfigError(f"related must be at least 1 and below num_categories, got {self.related}")
@@ -129,6 +132,7 @@ def planted_sequences(config: PlantedSequencesConfig | None = None) -> PlantedSe
         clicks.astype(np.float32),
         np.stack([starts, starts + config.length], axis=1),
         store,
+        rows_per_user=config.rows_per_user,
     )
     return PlantedSequences(config, rows, 1 / (1 + np.exp(-log_odds)), ratios, shares)
 

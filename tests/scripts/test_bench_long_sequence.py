@@ -25,6 +25,8 @@ def serving() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def bench(serving: ModuleType) -> ModuleType:
+    for name in ("bench_ctr_training", "dare_released", "bench_long_sequence_training"):
+        load(name)
     return load("bench_long_sequence")
 
 
@@ -38,7 +40,7 @@ def test_help_names_the_options_every_script_has() -> None:
     command = [sys.executable, str(SCRIPTS / "bench_long_sequence.py"), "--help"]
     env = {"PYTHONPATH": str(SCRIPTS.parent), "PATH": ""}
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    assert {"--out", "--quick", "--threads", "--parts"} <= set(shown.stdout.replace(",", " ").split())
+    assert {"--out", "--quick", "--threads", "--parts", "--dare"} <= set(shown.stdout.replace(",", " ").split())
 
 
 @pytest.mark.parametrize("way", ["float32", "bfloat16", "int8", "position in keys", "recomputed keys"])
@@ -88,7 +90,7 @@ def test_lines_set_the_cache_beside_floor_other_ways_and_the_largest_dim(serving
 def test_a_run_writes_lines_and_details_and_is_not_repeated(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["bench", *TINY, "--quick", "--threads", "1", "--out", str(tmp_path)]
+    command = ["bench", *TINY, "--quick", "--threads", "1", "--parts", "serving", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", command)
     bench.main()
     measured = json.loads((tmp_path / "bench.json").read_text())

@@ -66,6 +66,19 @@ def test_an_epoch_has_each_event_with_a_past_once_in_an_order_that_seed_and_epoc
     assert [len(batch) for batch in batches] == [len(part) for part in anchors]
 
 
+def test_fewer_windows_are_the_first_of_each_epochs_order() -> None:
+    def anchors(source: EventWindows, epoch: int) -> list[int]:
+        histories = [batch.history for batch in source.epoch(epoch)]
+        return [item for history in histories if history is not None for item in history.ids[:, -1, 0].tolist()]
+
+    whole, some = EventWindows(random_log(1), 3, 4, seed=5), EventWindows(random_log(1), 3, 4, seed=5, max_windows=6)
+    assert (len(some), len(list(some.epoch(1)))) == (2, 2)
+    for epoch in (1, 2):
+        assert anchors(some, epoch) == anchors(whole, epoch)[:6]
+    assert anchors(some, 1) != anchors(some, 2)
+    assert anchors(EventWindows(random_log(1), 3, 4, seed=5, max_windows=10**6), 1) == anchors(whole, 1)
+
+
 def test_events_of_rows_are_those_that_a_row_looks_back_on() -> None:
     events = np.arange(22, dtype=np.int32).reshape(11, 2)  # number 0 is padding
     windows = np.array([[7, 7], [1, 3], [4, 6], [1, 2], [4, 4], [8, 11]])

@@ -340,6 +340,8 @@ def test_settings_and_modules_are_checked() -> None:
         inherit(model, None)
     with pytest.raises(ConfigError, match="batch_size must be at least 2, for negatives of the batch, got 1"):
         settings(batch_size=1)
+    with pytest.raises(ConfigError, match="max_windows must be at least 2, got 1"):
+        PatternPretrainingConfig(max_windows=1)
     with pytest.raises(ConfigError, match="learning_rate_factor must be above 0, got 0.0; finetuning 'frozen' leaves"):
         PatternPretrainingConfig(learning_rate_factor=0.0)
     with pytest.raises(ValueError, match="temperature must be above 0, got 0.0"):

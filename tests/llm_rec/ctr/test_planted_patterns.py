@@ -70,6 +70,7 @@ def test_a_world_is_written_as_a_log_and_comes_from_its_seed(tmp_path):
     world = planted_patterns(PlantedPatternsConfig(num_rows=200))
     log = world.write(tmp_path / "log")
     assert dict(log.rows) == {"train": 120, "validation": 30, "test": 50}
+    assert log.part("test").groups.tolist() == np.repeat(np.arange(15, 20), 10).tolist()
     assert to_batch(log.part("test"), 40).history.ids.equal(
         to_batch(world.rows.select(slice(150, 200)), 40).history.ids
     )

@@ -9,7 +9,7 @@ import pytest
 from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches, to_batch
 from llm_rec.ctr.planted_sequences import PlantedSequencesConfig, mutual_information, planted_sequences
 from llm_rec.errors import ConfigError
-from llm_rec.metrics.classification import auc
+from llm_rec.metrics.classification import auc, click_metrics
 
 
 def small(**settings):
@@ -104,6 +104,17 @@ def test_a_world_is_written_as_a_log(tmp_path):
     assert np.array_equal(log.part("test").labels, world.rows.labels[300:])
 
 
+def test_gauc_of_the_truth_is_its_auc_since_users_differ_by_chance_alone(tmp_path):
+    world = small(num_rows=20_000)
+    assert np.bincount(world.rows.groups).tolist() == [10] * 2_000
+    log = world.write(tmp_path / "log")
+    assert log.schema.group == "user"
+    assert np.array_equal(log.part("test").groups, world.rows.groups[15_000:])
+    labels = world.rows.labels[:, 0]
+    found = click_metrics(np.log(world.probabilities / (1 - world.probabilities)), labels, groups=world.rows.groups)
+    assert found.gauc.value == pytest.approx(found.auc, abs=0.02)
+
+
 @pytest.mark.parametrize("length", [2, 4, 7])
 def test_relevance_is_the_information_of_each_event_in_its_column(tmp_path, length):
     world = small(num_rows=50)
@@ -132,6 +143,7 @@ def test_settings_that_make_no_world_are_named():
         ({"related": 20}, "related must be at least 1 and below num_categories, got 20"),
         ({"strength": 0.0}, "base must lie in 0..1 and strength above 0, got 0.5 and 0.0"),
         ({"length": 0}, "length must be at least 1, got 0"),
+        ({"rows_per_user": 0}, "rows_per_user must be at least 1, got 0"),
         ({"test": 0.9}, r"validation and test must be above 0 and leave rows to train on, got \(0.15, 0.9\)"),
     ):
         with pytest.raises(ConfigError, match=message):
