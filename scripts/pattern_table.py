@@ -157,7 +157,7 @@ def main() -> int:
     if args.quick:
         args.seeds, args.epochs = 1, args.epochs or 1
     rows = select_clicks(list(table_rows(args)), args.rows or (QUICK if args.quick else ()))
-    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick)
+    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
     names = {row.full_name for row in rows}
     pairs = [(row.full_name, full_name(other, row.columns)) for row in rows for other in against(row.name)]
     text = write_click_results(
