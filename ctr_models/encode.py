@@ -24,7 +24,6 @@ from ctr_models.encoders import (
     MultiValues,
     Number,
     QuantileBins,
-    State,
     Vocabulary,
 )
 from ctr_models.fitters import (
@@ -33,10 +32,13 @@ from ctr_models.fitters import (
     MultiValueFitter,
     NothingToFit,
     NumberFitter,
+    NumeralsFitter,
     QuantileFitter,
     ValueCounts,
     VocabularyFitter,
 )
+from ctr_models.integers import NumeralsConfig, restored_integers
+from ctr_models.values import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +134,14 @@ class DenseConfig:
 
 
 EncoderConfig: TypeAlias = (
-    VocabularyConfig | HashConfig | QuantileConfig | LogBinsConfig | NumberConfig | MultiValueConfig | DenseConfig
+    VocabularyConfig
+    | HashConfig
+    | QuantileConfig
+    | LogBinsConfig
+    | NumberConfig
+    | NumeralsConfig
+    | MultiValueConfig
+    | DenseConfig
 )
 
 
@@ -150,6 +159,8 @@ def build_fitter(config: EncoderConfig, shared: ValueCounts | None = None) -> Fi
             return QuantileFitter(config.bins)
         case NumberConfig():
             return NumberFitter(standard=config.scale == "standard", log=config.log)
+        case NumeralsConfig():
+            return NumeralsFitter(config)
         case HashConfig():
             return NothingToFit(HashBuckets(config.buckets, config.seed))
         case DenseConfig():
@@ -171,6 +182,8 @@ def restore(config: EncoderConfig, state: State) -> Encoder:
             return QuantileBins(tuple(cast(list[float], state["edges"])))
         case NumberConfig():
             return Number(cast(float, state["mean"]), cast(float, state["std"]), config.log)
+        case NumeralsConfig():
+            return restored_integers(config, state)
         case HashConfig():
             return HashBuckets(config.buckets, config.seed)
         case DenseConfig():

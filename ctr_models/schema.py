@@ -59,8 +59,27 @@ class Dense:
             raise ValueError(f"field {self.name!r}: width must be at least 1, got {self.width}")
 
 
-IdField: TypeAlias = Categorical | MultiValue
-Field: TypeAlias = Categorical | MultiValue | Numeric | Dense
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Numerals:
+    """One non-negative integer below `size` - 2 a row, read by its digits in each of `bases` (`ctr_models.numerals`).
+
+    Its column holds integer + 2: 0 is padding, 1 is missing, as in fields with a table of their own. With `combine`
+    "sum" every base gives a vector and they are added, with "concat" each gives its share of the vector's numbers.
+    """
+
+    name: str
+    size: int
+    bases: tuple[int, ...] = (2, 3)
+    combine: Literal["sum", "concat"] = "sum"
+
+    def __post_init__(self) -> None:
+        _check_size(self)
+        check_bases(self.bases, f"field {self.name!r}: ")
+
+
+TableField: TypeAlias = Categorical | MultiValue
+IdField: TypeAlias = Categorical | MultiValue | Numerals
+Field: TypeAlias = Categorical | MultiValue | Numerals | Numeric | Dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +105,8 @@ class Schema:
         if not self.labels:
             raise ValueError("a schema needs at least one label")
         self._check_history()
-        for first in self.id_fields:
-            for other in self.id_fields:
+        for first in self.table_fields:
+            for other in self.table_fields:
                 if first.table is not None and first.table == other.table and first.size != other.size:
                     raise ValueError(
                         f"fields {first.name!r} and {other.name!r} share table {first.table!r} but their sizes are "
@@ -109,13 +128,23 @@ class Schema:
 
     @cached_property
     def id_fields(self) -> tuple[IdField, ...]:
-        """Fields read from tables, in order."""
+        """Fields that `FeatureBatch.ids` holds, in order."""
+        return tuple(field for field in self.fields if isinstance(field, Categorical | MultiValue | Numerals))
+
+    @cached_property
+    def table_fields(self) -> tuple[TableField, ...]:
+        """Fields whose ids have rows of their own in a table, in order."""
         return tuple(field for field in self.fields if isinstance(field, Categorical | MultiValue))
+
+    @cached_property
+    def numeral_fields(self) -> tuple[Numerals, ...]:
+        """Fields of integers that are read by their digits, in order."""
+        return tuple(field for field in self.fields if isinstance(field, Numerals))
 
     @cached_property
     def id_columns(self) -> dict[str, slice]:
         """Where each id field lies among the columns of `FeatureBatch.ids`."""
-        return _slices((field.name, field.length if isinstance(field, MultiValue) else 1) for field in self.id_fields)
+        return _slices((field.name, columns_of(field)) for field in self.id_fields)
 
     @cached_property
     def number_columns(self) -> dict[str, int]:
@@ -127,6 +156,17 @@ class Schema:
     def dense_columns(self) -> dict[str, slice]:
         """Where each dense field lies among the columns of `FeatureBatch.dense`."""
         return _slices((field.name, field.width) for field in self.fields if isinstance(field, Dense))
+
+
+def columns_of(field: IdField) -> int:
+    """How many columns of `FeatureBatch.ids` a field has."""
+    return field.length if isinstance(field, MultiValue) else 1
+
+
+def check_bases(bases: tuple[int, ...], where: str = "") -> None:
+    """At least one base, each at least 2, none twice; `ValueError` otherwise."""
+    if not bases or min(bases) < 2 or len(set(bases)) < len(bases):
+        raise ValueError(f"{where}bases must be different integers of at least 2, got {bases}")
 
 
 def _slices(widths: Iterator[tuple[str, int]]) -> dict[str, slice]:

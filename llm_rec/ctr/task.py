@@ -9,6 +9,7 @@ from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import EmbeddingTable
 from ctr_models.losses import ClickLossConfig, LossParts, click_loss
 from ctr_models.model import CTRModel, ModelOutputs, bias_ids
+from ctr_models.numerals import DigitTable
 from llm_rec.ctr.item_fields import field_weights
 from llm_rec.ctr.penalties import PenaltyConfig, penalty
 from llm_rec.training.groups import OptimizerKind, ParameterGroup
@@ -79,7 +80,7 @@ def click_groups(
     ]
     rows: list[nn.Parameter] = []
     for module in model.modules():
-        if tables != "dense" and isinstance(module, EmbeddingTable):
+        if tables != "dense" and isinstance(module, EmbeddingTable | DigitTable):
             table = list(module.embedding.parameters())
             rows += table
             group = ParameterGroup(params=table, weight_decay=embedding_l2, optimizer=tables)

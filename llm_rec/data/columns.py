@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from ctr_models.encode import restore
-from ctr_models.encoders import Encoder, State
-from ctr_models.schema import IdField, MultiValue, Schema
+from ctr_models.encoders import Encoder
+from ctr_models.schema import Schema, columns_of
+from ctr_models.values import State
 from llm_rec.artifacts import read_json, read_manifest, write_bytes, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.data.event_store import EventStore, open_array
@@ -219,7 +220,7 @@ class ClickWriter:
 def _layout(schema: Schema, *, times: bool) -> dict[str, tuple[int, np.dtype]]:
     """Width (0: one number a row, no second axis) and type of every file of a part."""
     wide: dict[str, tuple[int, np.dtype]] = {
-        "ids": (sum(_width(field) for field in schema.id_fields), np.dtype(np.int32)),
+        "ids": (sum(map(columns_of, schema.id_fields)), np.dtype(np.int32)),
         "numbers": (len(schema.number_columns), np.dtype(np.float32)),
         "dense": (max((place.stop for place in schema.dense_columns.values()), default=0), np.dtype(np.float32)),
         "labels": (len(schema.labels), np.dtype(np.float32)),
@@ -230,10 +231,6 @@ def _layout(schema: Schema, *, times: bool) -> dict[str, tuple[int, np.dtype]]:
         if there:
             layout[name] = (0, np.dtype(np.int64))
     return layout
-
-
-def _width(field: IdField) -> int:
-    return field.length if isinstance(field, MultiValue) else 1
 
 
 def _open_part(folder: Path, schema: Schema, rows: int, events: EventStore | None) -> ClickColumns:

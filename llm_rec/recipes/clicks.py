@@ -8,7 +8,7 @@ from typing import TypeAlias
 from rich.table import Table
 
 from ctr_models.encode import MultiValueConfig, VocabularyConfig
-from ctr_models.schema import Categorical, Dense, Field, MultiValue, Numeric
+from ctr_models.schema import Categorical, Dense, Field, MultiValue, Numerals, Numeric
 from llm_rec.artifacts import read_manifest
 from llm_rec.ctr.behaviour_rows import (
     BehaviourRowsConfig,
@@ -168,6 +168,8 @@ def _described(found: Field) -> tuple[str, str]:
             return "one id", f"{found.size - 2:,}"
         case MultiValue():
             return f"up to {found.length} ids", f"{found.size - 2:,}"
+        case Numerals():
+            return f"digits in bases {', '.join(map(str, found.bases))}", f"{found.size - 2:,}"
         case Numeric():
             return "number", "-"
         case Dense():
