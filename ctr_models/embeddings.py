@@ -24,9 +24,10 @@ from ctr_models.embedding_init import NormalInit as NormalInit
 from ctr_models.embedding_init import TableInit as TableInit
 from ctr_models.embedding_init import XavierJointInit as XavierJointInit
 from ctr_models.embedding_init import init_table as init_table
+from ctr_models.meta_embeddings import MetaEmbeddings, soft_groups
 from ctr_models.numerals import NumeralVectors, numeral_groups
 from ctr_models.protocols import FieldSource
-from ctr_models.schema import Categorical, MultiValue, Numerals, Schema, TableField, columns_of
+from ctr_models.schema import Categorical, Field, MultiValue, Numerals, Numeric, Schema, TableField, columns_of
 
 
 class EmbeddingTable(nn.Module):
@@ -81,18 +82,26 @@ class EmbeddingTable(nn.Module):
 
 
 class NumericVectors(nn.Module):
-    """All `Numeric` fields: the number times a learned vector, one for each set. Zero gives zeros."""
+    """All `Numeric` fields without meta-embeddings: the number times a learned vector, one for each set. Zero gives
+    zeros.
+    """
+
+    columns: Tensor | None
 
     def __init__(self, schema: Schema, dim: int, num_tables: int = 1, *, std: float = 1e-4) -> None:
         super().__init__()
-        self.num_fields = len(schema.number_columns)
+        kept = [schema.number_columns[name] for name in plain_numbers(schema)]
+        self.num_fields = len(kept)
         if not self.num_fields:
             raise ValueError("the schema has no numeric field; leave their vectors out")
         _check_positive(dim=dim, num_tables=num_tables)
+        some = torch.tensor(kept) if len(kept) < len(schema.number_columns) else None
+        self.register_buffer("columns", some, persistent=False)
         self.weight = nn.Parameter(torch.randn(num_tables, self.num_fields, dim) * std)
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
-        return batch.numbers[:, :, None] * self.weight[:, None]
+        numbers = batch.numbers if self.columns is None else batch.numbers.index_select(1, self.columns)
+        return numbers[:, :, None] * self.weight[:, None]
 
 
 class DenseVectors(nn.Module):
@@ -180,18 +189,22 @@ class FieldVectors(nn.Module):
 def schema_vectors(
     schema: Schema, dim: int, num_tables: int = 1, *, init: TableInit | None = None, sparse: bool = False
 ) -> FieldVectors:
-    """Vectors of all fields of `schema` in its order: a table, tables of digits, vectors of numbers and maps of dense
-    features.
+    """Vectors of all fields of `schema` in its order: a table, tables of digits, mixtures and vectors of numbers and
+    maps of dense features.
     """
     sources: list[FieldSource] = []
-    numerals = numeral_groups(schema.numeral_fields)
-    names = [field.name for field in (*schema.table_fields, *(field for group in numerals for field in group))]
-    names += [*schema.number_columns, *schema.dense_columns]
+    numerals, soft = numeral_groups(schema.numeral_fields), soft_groups(schema)
+    names = [field.name for field in schema.table_fields]
+    names += [field.name for group in numerals for field in group]
+    names += [field.name for mixed in soft for field in mixed]
+    names += [*plain_numbers(schema), *schema.dense_columns]
     if schema.table_fields:
         sources.append(EmbeddingTable(schema, dim, num_tables, init=init, sparse=sparse))
     for group in numerals:
         sources.append(NumeralVectors(schema, group, dim, num_tables, init=init, sparse=sparse))
-    if schema.number_columns:
+    for mixed in soft:
+        sources.append(MetaEmbeddings(schema, mixed, dim, num_tables, init=init))
+    if plain_numbers(schema):
         sources.append(NumericVectors(schema, dim, num_tables))
     if schema.dense_columns:
         sources.append(DenseVectors(schema, dim, num_tables))
@@ -201,16 +214,16 @@ def schema_vectors(
 class LinearTerm(nn.Module):
     """sum_f w_f[x_f], with a weight for each id, digit, number and dense column and output; the bias is the model's.
 
-    The weights of an integer's digits are added over all bases, whatever its `combine`.
+    The weights of an integer's digits are added over all bases, whatever its `combine`; a number has one weight,
+    whatever its meta-embeddings.
     """
 
     def __init__(
         self, schema: Schema, num_outputs: int = 1, *, init: TableInit | None = None, sparse: bool = False
     ) -> None:
         super().__init__()
-        fields = (replace(f, combine="sum") if isinstance(f, Numerals) else f for f in schema.fields)
-        summed = replace(schema, fields=tuple(fields))
-        self.vectors = schema_vectors(summed, num_outputs, init=init, sparse=sparse)
+        first_order = replace(schema, fields=tuple(map(_first_order, schema.fields)))
+        self.vectors = schema_vectors(first_order, num_outputs, init=init, sparse=sparse)
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "batch outputs"]:
         vectors: Tensor = self.vectors(batch)
@@ -235,6 +248,17 @@ def pool(
             parts.append(total / count[:, None, None] if field.pooling == "mean" else total)
             start = columns.stop
     return torch.cat([*parts, vectors[:, start:]], dim=1)
+
+
+def plain_numbers(schema: Schema) -> list[str]:
+    """Numeric fields whose vector is the number times a learned vector."""
+    return [field.name for field in schema.fields if isinstance(field, Numeric) and not field.meta_embeddings]
+
+
+def _first_order(field: Field) -> Field:
+    if isinstance(field, Numerals):
+        return replace(field, combine="sum")
+    return replace(field, meta_embeddings=0) if isinstance(field, Numeric) else field
 
 
 def _columns(schema: Schema, name: str) -> range:

@@ -118,13 +118,15 @@ class Number:
     mean: float
     std: float
     log: bool
+    meta_embeddings: int = 0
+    temperature: float = 1.0
 
     @property
     def state(self) -> State:
         return {"mean": self.mean, "std": self.std}
 
     def field(self, name: str, table: str | None = None) -> Numeric:
-        return Numeric(name=name)
+        return Numeric(name=name, meta_embeddings=self.meta_embeddings, temperature=self.temperature)
 
     def transform(self, column: RawColumn | np.ndarray) -> Float32[np.ndarray, "rows"]:
         raw = as_raw(column)

@@ -144,11 +144,15 @@ class QuantileFitter:
 
 
 class NumberFitter:
-    """Sums numbers and their squares exactly, so that mean and deviation do not depend on the order of rows."""
+    """Sums numbers and their squares exactly, so that mean and deviation do not depend on the order of rows.
 
-    def __init__(self, *, standard: bool, log: bool) -> None:
+    `layout` is the encoder without its mean and deviation.
+    """
+
+    def __init__(self, *, standard: bool, log: bool, layout: Number | None = None) -> None:
         self.standard = standard
         self.log = log
+        self.layout = layout or Number(0.0, 1.0, log)
         self.rows = 0
         self.sum = self.squares = Fraction(0)
 
@@ -163,10 +167,10 @@ class NumberFitter:
 
     def finish(self) -> Number:
         if not self.standard or not self.rows:
-            return Number(0.0, 1.0, self.log)
+            return self.layout
         mean = self.sum / self.rows
         variance = float(self.squares / self.rows - mean**2)
-        return Number(float(mean), variance**0.5 if variance > 0 else 1.0, self.log)
+        return replace(self.layout, mean=float(mean), std=variance**0.5 if variance > 0 else 1.0)
 
 
 class NumeralsFitter:

@@ -42,9 +42,20 @@ class MultiValue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Numeric:
-    """One finite number a row, used as it is: its vector is the number times a learned vector."""
+    """One finite number a row: its vector is the number times a learned vector, or with `meta_embeddings` a mixture of
+    so many learned vectors (`ctr_models.meta_embeddings`), the sharper the lower the `temperature`.
+    """
 
     name: str
+    meta_embeddings: int = 0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.meta_embeddings < 0 or self.temperature <= 0:
+            raise ValueError(
+                f"field {self.name!r}: meta_embeddings must not be negative and temperature above 0, got "
+                f"{self.meta_embeddings} and {self.temperature}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
