@@ -95,7 +95,8 @@ Field: TypeAlias = Categorical | MultiValue | Numerals | Numeric | Dense
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """The fields of a row in order, its labels (numbers in 0..1), and the column that groups rows (a user), if any.
+    """The fields of a row in order, its labels (numbers in 0..1), and the columns that group rows (a user) and that
+    weigh them in the loss of training, if any.
 
     `history` names the categorical fields that past events of the user have too, the one that tells events apart (the
     item) first; empty when rows have no past. A field and its past share one vocabulary.
@@ -105,6 +106,7 @@ class Schema:
     labels: tuple[str, ...] = ("label",)
     group: str | None = None
     history: tuple[str, ...] = ()
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         names = [*(field.name for field in self.fields), *self.labels]

@@ -41,7 +41,9 @@ class ClickTask:
         return self.model
 
     def loss(self, batch: FeatureBatch) -> StepLoss:
-        """The mean over the batch; ranking terms are as `ctr_models.losses` says."""
+        """The mean over the batch, of rows by their weights if they have any; ranking terms are as `ctr_models.losses`
+        says.
+        """
         outputs = self.model.outputs(batch)
         found = self._click_loss(outputs.logits, batch)
         parts = {"pointwise": found.pointwise.detach(), "ranking": found.ranking.detach()}
@@ -60,7 +62,8 @@ class ClickTask:
             yield "penalty", penalty(self.penalty, self.model, batch)
 
     def _click_loss(self, logits: Float[Tensor, "batch outputs"], batch: FeatureBatch) -> LossParts:
-        return click_loss(self.config, logits, batch.labels[:, self.label], batch.groups if self.grouped else None)
+        groups = batch.groups if self.grouped else None
+        return click_loss(self.config, logits, batch.labels[:, self.label], groups, batch.weights)
 
 
 def click_groups(

@@ -37,6 +37,7 @@ class ClickColumns:
 
     Where rows have a past, `windows` are [the first event of the row's user, one past the last event before the row]
     in the store `events` of the log, which all its parts share, and `times` are when the rows happened, if known.
+    `weights` are those of the rows in the loss of training, where the schema names them.
     """
 
     ids: Int32[np.ndarray, "rows id_columns"]
@@ -47,6 +48,7 @@ class ClickColumns:
     windows: Int64[np.ndarray, "rows 2"] | None = None
     times: Int64[np.ndarray, "rows"] | None = None
     events: EventStore | None = None
+    weights: Float32[np.ndarray, "rows"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,7 +57,7 @@ class ClickColumns:
         """The columns that are there, by name; the store is none."""
         found = {"ids": self.ids, "numbers": self.numbers, "dense": self.dense, "labels": self.labels}
         present = {name: array for name, array in found.items() if array.shape[1]}
-        further = {"groups": self.groups, "windows": self.windows, "times": self.times}
+        further = {"groups": self.groups, "windows": self.windows, "times": self.times, "weights": self.weights}
         return {**present, **{name: array for name, array in further.items() if array is not None}}
 
     def select(self, rows: slice | np.ndarray) -> "ClickColumns":
@@ -69,6 +71,7 @@ class ClickColumns:
             windows=None if self.windows is None else self.windows[rows],
             times=None if self.times is None else self.times[rows],
             events=self.events,
+            weights=None if self.weights is None else self.weights[rows],
         )
 
 
@@ -227,10 +230,12 @@ def _layout(schema: Schema, *, times: bool) -> dict[str, tuple[int, np.dtype]]:
         "windows": (2 if schema.history else 0, np.dtype(np.int64)),
     }
     layout = {name: (width, dtype) for name, (width, dtype) in wide.items() if width}
-    for name, there in (("groups", schema.group is not None), ("times", times)):
-        if there:
-            layout[name] = (0, np.dtype(np.int64))
-    return layout
+    one_each = (
+        ("groups", schema.group is not None, np.int64),
+        ("times", times, np.int64),
+        ("weights", schema.weight is not None, np.float32),
+    )
+    return {**layout, **{name: (0, np.dtype(dtype)) for name, there, dtype in one_each if there}}
 
 
 def _open_part(folder: Path, schema: Schema, rows: int, events: EventStore | None) -> ClickColumns:
@@ -248,6 +253,7 @@ def _open_part(folder: Path, schema: Schema, rows: int, events: EventStore | Non
         windows=arrays.get("windows"),
         times=arrays.get("times"),
         events=events,
+        weights=arrays.get("weights"),
     )
 
 
