@@ -25,6 +25,7 @@ from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter
 from llm_rec.data.log_spec import PARTS, Part
 from llm_rec.errors import ConfigError, DataError
 from llm_rec.metrics.calibration import Calibration, calibration, equal_frequency_buckets
+from semantic_ids.keys import ranks_in_groups
 
 WEIGHT = "repeated_exposure"
 _ROWS = 1 << 18  # rows copied at a time
@@ -74,7 +75,7 @@ class ExposureCounter:
         before[owners[:known]] = self._counts
         own = owners[known:]
         self._pairs, self._counts = pairs, before + np.bincount(own, minlength=len(pairs))
-        numbers: np.ndarray = before[own] + _places(own)
+        numbers: np.ndarray = before[own] + ranks_in_groups(own) + 1
         return numbers
 
 
@@ -174,16 +175,6 @@ def _weighted(
             numbers = counter.update(users[known], items[known])
             weights[known] = exposure_weights(numbers, np.asarray(chunk.labels[known, 0]), config)
         yield replace(chunk, weights=weights)
-
-
-def _places(owners: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
-    """The place of every row among those of its owner, from 1."""
-    order = np.argsort(owners, kind="stable")
-    kept = owners[order]
-    starts = np.searchsorted(kept, kept, side="left")
-    places = np.empty(len(owners), dtype=np.int64)
-    places[order] = np.arange(1, len(owners) + 1) - starts
-    return places
 
 
 def _column(schema: Schema, name: str, path: Path) -> int:
