@@ -73,5 +73,6 @@ def test_the_way_from_a_csv_to_a_served_model(tmp_path: Path, monkeypatch, capsy
     main(["clicks", *words_of_table(), "--name", "digits"])
     assert isinstance(ClickLog.load(tmp_path / "workspace" / "clicks" / "digits").schema.fields[-1], Numerals)
     (tmp_path / "clicks.json").write_text(spec)
+    capsys.readouterr()
     run(python, tmp_path)
     assert re.fullmatch(r"AUC 0\.\d+, log loss \d\.\d+\n", capsys.readouterr().out)
