@@ -42,7 +42,8 @@ class FeatureBatch:
     """A batch in the layout of a `Schema`; kinds of fields that it lacks have width 0.
 
     `ids` start at 0 in every field; the table knows where a field's rows begin. `groups` are any integers: equal means
-    one group (a user, a request). `history` is there when the schema has one and the reader was asked for it.
+    one group (a user, a request). `history` is there when the schema has one and the reader was asked for it. `weights`
+    are those of the rows in the loss, at least 0.
     """
 
     ids: Int64[Tensor, "batch id_columns"]
@@ -51,6 +52,7 @@ class FeatureBatch:
     labels: Float32[Tensor, "batch labels"]
     groups: Int64[Tensor, "batch"] | None = None
     history: HistoryBatch | None = None
+    weights: Float32[Tensor, "batch"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,4 +65,6 @@ class FeatureBatch:
 
         groups = None if self.groups is None else move(self.groups)
         history = None if self.history is None else self.history.to(device, non_blocking=non_blocking)
-        return FeatureBatch(move(self.ids), move(self.numbers), move(self.dense), move(self.labels), groups, history)
+        weights = None if self.weights is None else move(self.weights)
+        ids, numbers, dense, labels = move(self.ids), move(self.numbers), move(self.dense), move(self.labels)
+        return FeatureBatch(ids, numbers, dense, labels, groups, history, weights)

@@ -9,10 +9,9 @@ training, which would wait for the device: such an id reads a row of the next fi
 where batches are made.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from einops import rearrange
@@ -21,35 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctr_models.batch import FeatureBatch
+from ctr_models.embedding_init import NormalInit as NormalInit
+from ctr_models.embedding_init import TableInit as TableInit
+from ctr_models.embedding_init import XavierJointInit as XavierJointInit
+from ctr_models.embedding_init import init_table as init_table
+from ctr_models.meta_embeddings import MetaEmbeddings, soft_groups
+from ctr_models.numerals import NumeralVectors, numeral_groups
 from ctr_models.protocols import FieldSource
-from ctr_models.schema import Categorical, IdField, MultiValue, Schema
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NormalInit:
-    """N(0, std^2). The default std is FuxiCTR's."""
-
-    std: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.std < 0:
-            raise ValueError(f"std must not be negative, got {self.std}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class XavierJointInit:
-    """U(-a, a) with a = sqrt(6 / (rows + dim)): Xavier over one table of all fields (arXiv 2310.04400, its code).
-
-    `rows` counts the ids of all fields without padding, `dim` is that of one set. The scale depends on the size of the
-    whole vocabulary: about 2.4e-3 for Criteo, and ten times that for ten thousand ids.
-    """
-
-
-TableInit: TypeAlias = NormalInit | XavierJointInit
+from ctr_models.schema import Categorical, Field, MultiValue, Numerals, Numeric, Schema, TableField, columns_of
 
 
 class EmbeddingTable(nn.Module):
-    """All id fields of a schema, in its order, from one weight (rows of all fields, num_tables * dim) by one gather.
+    """All `table_fields` of a schema from one weight (rows of all fields, num_tables * dim) by one gather.
 
     Every field begins with a row for padding; fields that name one table share its rows. A `MultiValue` field is the
     mean or sum of the vectors of its ids that are not padding (zeros where there is none). With `sparse` the weight's
@@ -57,17 +39,21 @@ class EmbeddingTable(nn.Module):
     """
 
     offsets: Tensor
+    columns: Tensor | None
 
     def __init__(
         self, schema: Schema, dim: int, num_tables: int = 1, *, init: TableInit | None = None, sparse: bool = False
     ) -> None:
         super().__init__()
-        if not schema.id_fields:
+        if not schema.table_fields:
             raise ValueError("the schema has no field with ids; leave the table out")
         _check_positive(dim=dim, num_tables=num_tables)
-        self.dim, self.num_tables, self.num_fields = dim, num_tables, len(schema.id_fields)
+        self.dim, self.num_tables, self.num_fields = dim, num_tables, len(schema.table_fields)
         self.rows = field_rows(schema)
-        self._fields = [(schema.id_columns[field.name], field) for field in schema.id_fields]
+        self._fields = _neighbours(schema.table_fields)
+        kept = [column for field in schema.table_fields for column in _columns(schema, field.name)]
+        among = torch.tensor(kept) if len(kept) < sum(map(columns_of, schema.id_fields)) else None
+        self.register_buffer("columns", among, persistent=False)
         starts = [self.rows[f.name].start for columns, f in self._fields for _ in range(columns.start, columns.stop)]
         self.register_buffer("offsets", torch.tensor(starts), persistent=False)
         paddings = sorted({rows.start for rows in self.rows.values()})
@@ -82,6 +68,7 @@ class EmbeddingTable(nn.Module):
     def look_up(self, ids: Int64[Tensor, "batch *shape id_columns"]) -> Float[Tensor, "tables batch *shape fields dim"]:
         """Fields of ids in the schema's columns, with any axes before them (past events have one of time)."""
         rows = ids.flatten(0, -2)
+        rows = rows if self.columns is None else rows.index_select(1, self.columns)
         real = rows.ne(0)
         found = self.embedding(rows + self.offsets).mul_(real.unsqueeze(-1))
         vectors = rearrange(pool(found, real, self._fields), "b f (t d) -> t b f d", t=self.num_tables)
@@ -95,18 +82,26 @@ class EmbeddingTable(nn.Module):
 
 
 class NumericVectors(nn.Module):
-    """All `Numeric` fields: the number times a learned vector, one for each set. Zero gives zeros."""
+    """All `Numeric` fields without meta-embeddings: the number times a learned vector, one for each set. Zero gives
+    zeros.
+    """
+
+    columns: Tensor | None
 
     def __init__(self, schema: Schema, dim: int, num_tables: int = 1, *, std: float = 1e-4) -> None:
         super().__init__()
-        self.num_fields = len(schema.number_columns)
+        kept = [schema.number_columns[name] for name in plain_numbers(schema)]
+        self.num_fields = len(kept)
         if not self.num_fields:
             raise ValueError("the schema has no numeric field; leave their vectors out")
         _check_positive(dim=dim, num_tables=num_tables)
+        some = torch.tensor(kept) if len(kept) < len(schema.number_columns) else None
+        self.register_buffer("columns", some, persistent=False)
         self.weight = nn.Parameter(torch.randn(num_tables, self.num_fields, dim) * std)
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "tables batch fields dim"]:
-        return batch.numbers[:, :, None] * self.weight[:, None]
+        numbers = batch.numbers if self.columns is None else batch.numbers.index_select(1, self.columns)
+        return numbers[:, :, None] * self.weight[:, None]
 
 
 class DenseVectors(nn.Module):
@@ -141,7 +136,7 @@ class FrozenRows(nn.Module):
         self, schema: Schema, field: str, matrix: Float32[Tensor, "rows width"], dim: int, num_tables: int = 1
     ) -> None:
         super().__init__()
-        found = {known.name: known for known in schema.id_fields}
+        found = {known.name: known for known in schema.table_fields}
         if field not in found:
             raise ValueError(f"no field with ids is called {field!r}; there are {', '.join(found) or 'none'}")
         if len(matrix) != found[field].size:
@@ -194,12 +189,22 @@ class FieldVectors(nn.Module):
 def schema_vectors(
     schema: Schema, dim: int, num_tables: int = 1, *, init: TableInit | None = None, sparse: bool = False
 ) -> FieldVectors:
-    """Vectors of all fields of `schema` in its order: a table, vectors of numbers and maps of dense features."""
+    """Vectors of all fields of `schema` in its order: a table, tables of digits, mixtures and vectors of numbers and
+    maps of dense features.
+    """
     sources: list[FieldSource] = []
-    names = [field.name for field in schema.id_fields] + [*schema.number_columns, *schema.dense_columns]
-    if schema.id_fields:
+    numerals, soft = numeral_groups(schema.numeral_fields), soft_groups(schema)
+    names = [field.name for field in schema.table_fields]
+    names += [field.name for group in numerals for field in group]
+    names += [field.name for mixed in soft for field in mixed]
+    names += [*plain_numbers(schema), *schema.dense_columns]
+    if schema.table_fields:
         sources.append(EmbeddingTable(schema, dim, num_tables, init=init, sparse=sparse))
-    if schema.number_columns:
+    for group in numerals:
+        sources.append(NumeralVectors(schema, group, dim, num_tables, init=init, sparse=sparse))
+    for mixed in soft:
+        sources.append(MetaEmbeddings(schema, mixed, dim, num_tables, init=init))
+    if plain_numbers(schema):
         sources.append(NumericVectors(schema, dim, num_tables))
     if schema.dense_columns:
         sources.append(DenseVectors(schema, dim, num_tables))
@@ -207,13 +212,18 @@ def schema_vectors(
 
 
 class LinearTerm(nn.Module):
-    """sum_f w_f[x_f], with a weight for each id, number and dense column and output; the bias is the model's."""
+    """sum_f w_f[x_f], with a weight for each id, digit, number and dense column and output; the bias is the model's.
+
+    The weights of an integer's digits are added over all bases, whatever its `combine`; a number has one weight,
+    whatever its meta-embeddings.
+    """
 
     def __init__(
         self, schema: Schema, num_outputs: int = 1, *, init: TableInit | None = None, sparse: bool = False
     ) -> None:
         super().__init__()
-        self.vectors = schema_vectors(schema, num_outputs, init=init, sparse=sparse)
+        first_order = replace(schema, fields=tuple(map(_first_order, schema.fields)))
+        self.vectors = schema_vectors(first_order, num_outputs, init=init, sparse=sparse)
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "batch outputs"]:
         vectors: Tensor = self.vectors(batch)
@@ -223,7 +233,7 @@ class LinearTerm(nn.Module):
 def pool(
     vectors: Float[Tensor, "batch columns width"],
     real: Bool[Tensor, "batch columns"],
-    fields: Sequence[tuple[slice, IdField]],
+    fields: Sequence[tuple[slice, TableField]],
 ) -> Float[Tensor, "batch fields width"]:
     """Columns -> fields. Vectors of padding must be zero; neighbouring fields of one column are taken in one piece."""
     if all(isinstance(field, Categorical) for _, field in fields):
@@ -240,6 +250,28 @@ def pool(
     return torch.cat([*parts, vectors[:, start:]], dim=1)
 
 
+def plain_numbers(schema: Schema) -> list[str]:
+    """Numeric fields whose vector is the number times a learned vector."""
+    return [field.name for field in schema.fields if isinstance(field, Numeric) and not field.meta_embeddings]
+
+
+def _first_order(field: Field) -> Field:
+    if isinstance(field, Numerals):
+        return replace(field, combine="sum")
+    return replace(field, meta_embeddings=0) if isinstance(field, Numeric) else field
+
+
+def _columns(schema: Schema, name: str) -> range:
+    place = schema.id_columns[name]
+    return range(place.start, place.stop)
+
+
+def _neighbours(fields: Sequence[TableField]) -> list[tuple[slice, TableField]]:
+    """Where each field lies when only the columns of `fields` are kept."""
+    stops = list(accumulate(map(columns_of, fields)))
+    return [(slice(stop - columns_of(field), stop), field) for stop, field in zip(stops, fields, strict=True)]
+
+
 def field_rows(schema: Schema) -> dict[str, slice]:
     """Rows of the fused table by field, padding first; fields that name one table have the same rows.
 
@@ -250,26 +282,13 @@ def field_rows(schema: Schema) -> dict[str, slice]:
     found: dict[tuple[str, str], slice] = {}
     rows: dict[str, slice] = {}
     stop = 0
-    for field in schema.id_fields:
+    for field in schema.table_fields:
         table = ("own", field.name) if field.table is None else ("shared", field.table)
         if table not in found:
             found[table] = slice(stop, stop + field.size)
             stop += field.size
         rows[field.name] = found[table]
     return rows
-
-
-@torch.no_grad()
-def init_table(weight: Float[Tensor, "all_rows width"], init: TableInit, *, rows: int, dim: int) -> None:
-    """Fill `weight`, in place; `rows` (without padding) and `dim` (of one set) are those of `XavierJointInit`."""
-    match init:
-        case NormalInit():
-            weight.normal_(0.0, init.std)
-        case XavierJointInit():
-            bound = math.sqrt(6.0 / (rows + dim))
-            weight.uniform_(-bound, bound)
-        case _:
-            assert_never(init)
 
 
 def check_ids(schema: Schema, ids: Int64[Tensor, "batch id_columns"]) -> None:

@@ -24,7 +24,6 @@ from ctr_models.encoders import (
     MultiValues,
     Number,
     QuantileBins,
-    State,
     Vocabulary,
 )
 from ctr_models.fitters import (
@@ -33,10 +32,13 @@ from ctr_models.fitters import (
     MultiValueFitter,
     NothingToFit,
     NumberFitter,
+    NumeralsFitter,
     QuantileFitter,
     ValueCounts,
     VocabularyFitter,
 )
+from ctr_models.integers import NumeralsConfig, restored_integers
+from ctr_models.values import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +103,23 @@ class NumberConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SoftNumberConfig:
+    """A standardised number, read by a mixture of `meta_embeddings` vectors (`ctr_models.meta_embeddings`).
+
+    Not settings of `NumberConfig`: logs that were made with those keep their fingerprints.
+    """
+
+    meta_embeddings: int = 16
+    temperature: float = 1.0
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("meta_embeddings", self.meta_embeddings, 2)
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be finite and above 0, got {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MultiValueConfig:
     """Up to `length` ids of a list column, or of a text cut at `separator`; `keep` says which end of longer ones stays.
 
@@ -132,7 +151,15 @@ class DenseConfig:
 
 
 EncoderConfig: TypeAlias = (
-    VocabularyConfig | HashConfig | QuantileConfig | LogBinsConfig | NumberConfig | MultiValueConfig | DenseConfig
+    VocabularyConfig
+    | HashConfig
+    | QuantileConfig
+    | LogBinsConfig
+    | NumberConfig
+    | SoftNumberConfig
+    | NumeralsConfig
+    | MultiValueConfig
+    | DenseConfig
 )
 
 
@@ -150,6 +177,10 @@ def build_fitter(config: EncoderConfig, shared: ValueCounts | None = None) -> Fi
             return QuantileFitter(config.bins)
         case NumberConfig():
             return NumberFitter(standard=config.scale == "standard", log=config.log)
+        case SoftNumberConfig():
+            return NumberFitter(standard=True, log=config.log, layout=_soft(config, 0.0, 1.0))
+        case NumeralsConfig():
+            return NumeralsFitter(config)
         case HashConfig():
             return NothingToFit(HashBuckets(config.buckets, config.seed))
         case DenseConfig():
@@ -171,6 +202,10 @@ def restore(config: EncoderConfig, state: State) -> Encoder:
             return QuantileBins(tuple(cast(list[float], state["edges"])))
         case NumberConfig():
             return Number(cast(float, state["mean"]), cast(float, state["std"]), config.log)
+        case SoftNumberConfig():
+            return _soft(config, cast(float, state["mean"]), cast(float, state["std"]))
+        case NumeralsConfig():
+            return restored_integers(config, state)
         case HashConfig():
             return HashBuckets(config.buckets, config.seed)
         case DenseConfig():
@@ -181,6 +216,10 @@ def restore(config: EncoderConfig, state: State) -> Encoder:
 
 def _vocabulary(state: State) -> Vocabulary:
     return Vocabulary(tuple(cast(list[str | None], state["values"])))
+
+
+def _soft(config: SoftNumberConfig, mean: float, std: float) -> Number:
+    return Number(mean, std, config.log, config.meta_embeddings, config.temperature)
 
 
 def _lists(config: MultiValueConfig, vocabulary: Vocabulary) -> MultiValues:

@@ -4,7 +4,7 @@ Every one has `field` (its place in a `Schema`), `transform` (rows -> ids or num
 fitted part as JSON values. Unseen values are UNKNOWN, never an error: a model meets them every day.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from ctr_models.integers import Integers
 from ctr_models.schema import RESERVED, UNKNOWN, Categorical, Dense, MultiValue, Numeric
-from ctr_models.values import RawColumn, numbers_of, raw_column, stable_hash, texts_of
+from ctr_models.values import RawColumn, State, as_raw, numbers_of, raw_column, stable_hash, texts_of
 
-State: TypeAlias = Mapping[str, list[str | None] | list[float] | float]
 Keep = Literal["first", "last"]
 
 
@@ -118,13 +118,15 @@ class Number:
     mean: float
     std: float
     log: bool
+    meta_embeddings: int = 0
+    temperature: float = 1.0
 
     @property
     def state(self) -> State:
         return {"mean": self.mean, "std": self.std}
 
     def field(self, name: str, table: str | None = None) -> Numeric:
-        return Numeric(name=name)
+        return Numeric(name=name, meta_embeddings=self.meta_embeddings, temperature=self.temperature)
 
     def transform(self, column: RawColumn | np.ndarray) -> Float32[np.ndarray, "rows"]:
         raw = as_raw(column)
@@ -193,12 +195,7 @@ class DenseVector:
         return raw.spread(numbers.astype(np.float32)).reshape(-1, self.width)
 
 
-Encoder: TypeAlias = Vocabulary | HashBuckets | QuantileBins | LogBins | Number | MultiValues | DenseVector
-
-
-def as_raw(column: RawColumn | np.ndarray) -> RawColumn:
-    """A plain array as a `RawColumn`."""
-    return column if isinstance(column, RawColumn) else raw_column(column)
+Encoder: TypeAlias = Vocabulary | HashBuckets | QuantileBins | LogBins | Number | Integers | MultiValues | DenseVector
 
 
 def log_bin_texts(numbers: Float64[np.ndarray, "values"]) -> list[str | None]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
+from typing import Protocol, assert_never, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -17,12 +17,20 @@ from ctr_models.encoders import (
     QuantileBins,
     Vocabulary,
     as_lists,
-    as_raw,
     log_bin_texts,
     scaled,
     visible_cells,
 )
-from ctr_models.values import RawColumn, exact_sum, numbers_of, texts_of
+from ctr_models.integers import (
+    CosineScale,
+    Integers,
+    LogScale,
+    NumeralsConfig,
+    QuantileScale,
+    WholeScale,
+    check_whole,
+)
+from ctr_models.values import RawColumn, as_raw, exact_sum, numbers_of, texts_of
 
 _BITS = 16  # quantiles tell numbers apart to this many significant bits
 
@@ -136,11 +144,15 @@ class QuantileFitter:
 
 
 class NumberFitter:
-    """Sums numbers and their squares exactly, so that mean and deviation do not depend on the order of rows."""
+    """Sums numbers and their squares exactly, so that mean and deviation do not depend on the order of rows.
 
-    def __init__(self, *, standard: bool, log: bool) -> None:
+    `layout` is the encoder without its mean and deviation.
+    """
+
+    def __init__(self, *, standard: bool, log: bool, layout: Number | None = None) -> None:
         self.standard = standard
         self.log = log
+        self.layout = layout or Number(0.0, 1.0, log)
         self.rows = 0
         self.sum = self.squares = Fraction(0)
 
@@ -155,10 +167,44 @@ class NumberFitter:
 
     def finish(self) -> Number:
         if not self.standard or not self.rows:
-            return Number(0.0, 1.0, self.log)
+            return self.layout
         mean = self.sum / self.rows
         variance = float(self.squares / self.rows - mean**2)
-        return Number(float(mean), variance**0.5 if variance > 0 else 1.0, self.log)
+        return replace(self.layout, mean=float(mean), std=variance**0.5 if variance > 0 else 1.0)
+
+
+class NumeralsFitter:
+    """Numbers -> integers: quantile edges, or the range of the numbers, as the config's scale asks."""
+
+    def __init__(self, config: NumeralsConfig) -> None:
+        self.config = config
+        self.quantiles = QuantileFitter(config.most_levels)
+        self.low, self.high = float("inf"), float("-inf")
+
+    def observe(self, column: RawColumn | np.ndarray) -> None:
+        raw = as_raw(column)
+        numbers = numbers_of(raw.values)
+        if self.config.scale == "quantile":
+            self.quantiles.observe(raw)
+        if self.config.scale == "whole":
+            check_whole(numbers)
+        real = numbers[~np.isnan(numbers)]
+        self.low, self.high = min(self.low, real.min(initial=np.inf)), max(self.high, real.max(initial=-np.inf))
+
+    def finish(self) -> Integers:
+        config, seen = self.config, self.low <= self.high
+        low, high = (float(self.low), float(self.high)) if seen else (0.0, 0.0)
+        match config.scale:
+            case "quantile":
+                return Integers.of(config, QuantileScale(self.quantiles.finish().edges))
+            case "log":
+                return Integers.of(config, LogScale(low, high, config.most_levels))
+            case "whole":
+                return Integers.of(config, WholeScale(config.levels or int(max(high, 0.0)) + 1))
+            case "cosine":
+                return Integers.of(config, CosineScale(config.most_levels))
+            case _:
+                assert_never(config.scale)
 
 
 @dataclass(frozen=True, slots=True)

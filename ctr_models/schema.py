@@ -42,9 +42,20 @@ class MultiValue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Numeric:
-    """One finite number a row, used as it is: its vector is the number times a learned vector."""
+    """One finite number a row: its vector is the number times a learned vector, or with `meta_embeddings` a mixture of
+    so many learned vectors (`ctr_models.meta_embeddings`), the sharper the lower the `temperature`.
+    """
 
     name: str
+    meta_embeddings: int = 0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.meta_embeddings < 0 or self.temperature <= 0:
+            raise ValueError(
+                f"field {self.name!r}: meta_embeddings must not be negative and temperature above 0, got "
+                f"{self.meta_embeddings} and {self.temperature}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +70,33 @@ class Dense:
             raise ValueError(f"field {self.name!r}: width must be at least 1, got {self.width}")
 
 
-IdField: TypeAlias = Categorical | MultiValue
-Field: TypeAlias = Categorical | MultiValue | Numeric | Dense
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Numerals:
+    """One non-negative integer below `size` - 2 a row, read by its digits in each of `bases` (`ctr_models.numerals`).
+
+    Its column holds integer + 2: 0 is padding, 1 is missing, as in fields with a table of their own. With `combine`
+    "sum" every base gives a vector and they are added, with "concat" each gives its share of the vector's numbers.
+    """
+
+    name: str
+    size: int
+    bases: tuple[int, ...] = (2, 3)
+    combine: Literal["sum", "concat"] = "sum"
+
+    def __post_init__(self) -> None:
+        _check_size(self)
+        check_bases(self.bases, f"field {self.name!r}: ")
+
+
+TableField: TypeAlias = Categorical | MultiValue
+IdField: TypeAlias = Categorical | MultiValue | Numerals
+Field: TypeAlias = Categorical | MultiValue | Numerals | Numeric | Dense
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """The fields of a row in order, its labels (numbers in 0..1), and the column that groups rows (a user), if any.
+    """The fields of a row in order, its labels (numbers in 0..1), and the columns that group rows (a user) and that
+    weigh them in the loss of training, if any.
 
     `history` names the categorical fields that past events of the user have too, the one that tells events apart (the
     item) first; empty when rows have no past. A field and its past share one vocabulary.
@@ -78,6 +109,7 @@ class Schema:
     labels: tuple[str, ...] = ("label",)
     group: str | None = None
     history: tuple[str, ...] = ()
+    weight: str | None = None
     domain: str | None = None
 
     def __post_init__(self) -> None:
@@ -91,8 +123,8 @@ class Schema:
             raise ValueError("a schema needs at least one label")
         self._check_history()
         self._check_domain()
-        for first in self.id_fields:
-            for other in self.id_fields:
+        for first in self.table_fields:
+            for other in self.table_fields:
                 if first.table is not None and first.table == other.table and first.size != other.size:
                     raise ValueError(
                         f"fields {first.name!r} and {other.name!r} share table {first.table!r} but their sizes are "
@@ -124,13 +156,23 @@ class Schema:
 
     @cached_property
     def id_fields(self) -> tuple[IdField, ...]:
-        """Fields read from tables, in order."""
+        """Fields that `FeatureBatch.ids` holds, in order."""
+        return tuple(field for field in self.fields if isinstance(field, Categorical | MultiValue | Numerals))
+
+    @cached_property
+    def table_fields(self) -> tuple[TableField, ...]:
+        """Fields whose ids have rows of their own in a table, in order."""
         return tuple(field for field in self.fields if isinstance(field, Categorical | MultiValue))
+
+    @cached_property
+    def numeral_fields(self) -> tuple[Numerals, ...]:
+        """Fields of integers that are read by their digits, in order."""
+        return tuple(field for field in self.fields if isinstance(field, Numerals))
 
     @cached_property
     def id_columns(self) -> dict[str, slice]:
         """Where each id field lies among the columns of `FeatureBatch.ids`."""
-        return _slices((field.name, field.length if isinstance(field, MultiValue) else 1) for field in self.id_fields)
+        return _slices((field.name, columns_of(field)) for field in self.id_fields)
 
     @cached_property
     def number_columns(self) -> dict[str, int]:
@@ -142,6 +184,17 @@ class Schema:
     def dense_columns(self) -> dict[str, slice]:
         """Where each dense field lies among the columns of `FeatureBatch.dense`."""
         return _slices((field.name, field.width) for field in self.fields if isinstance(field, Dense))
+
+
+def columns_of(field: IdField) -> int:
+    """How many columns of `FeatureBatch.ids` a field has."""
+    return field.length if isinstance(field, MultiValue) else 1
+
+
+def check_bases(bases: tuple[int, ...], where: str = "") -> None:
+    """At least one base, each at least 2, none twice; `ValueError` otherwise."""
+    if not bases or min(bases) < 2 or len(set(bases)) < len(bases):
+        raise ValueError(f"{where}bases must be different integers of at least 2, got {bases}")
 
 
 def _slices(widths: Iterator[tuple[str, int]]) -> dict[str, slice]:

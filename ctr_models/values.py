@@ -1,13 +1,15 @@
 """Raw columns as encoders see them: distinct values and the rows that hold them, whatever the order or the chunks."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+State: TypeAlias = Mapping[str, list[str | None] | list[float] | float]  # the fitted part of an encoder as JSON values
 _HALF = 26  # a float64 has 53 significant bits; halves of 27 and 26 bits add up in int64 without overflow
 _EXACT = 2.0**63  # whole floats below this are written as integers
 _SHIFT = 1074  # numpy.frexp gives no exponent below -1073
@@ -51,6 +53,11 @@ def raw_column(values: np.ndarray | Sequence[object]) -> RawColumn:
         array = np.array([text or "" for text in texts_of(array)], dtype=np.dtypes.StringDType())
     distinct, codes = np.unique(array, return_inverse=True)
     return RawColumn(distinct, codes.astype(np.int64))
+
+
+def as_raw(column: RawColumn | np.ndarray) -> RawColumn:
+    """A plain array as a `RawColumn`."""
+    return column if isinstance(column, RawColumn) else raw_column(column)
 
 
 def list_column(rows: Sequence[Sequence[object]]) -> RawColumn:

@@ -25,6 +25,7 @@ VERBS = {
     "recommend": "recommend for a user of the log, or for a raw history",
     "report": "compare runs in one table and one self-contained page, with paired tests",
     "analyze collapse": "whether a click model's embeddings collapsed: abundance, spectra, heat maps",
+    "analyze features": "how much each field of a click log says about the label, and fields about each other",
     "analyze sequence": "what a sequence model attends to, finds and separates: maps, search quality, gradients",
     "explore": "rank candidates by a click model that knows how sure it is: Thompson sampling, UCB, greedy",
     "export": "a click model for other servers: torch.export or ONNX",

@@ -141,8 +141,11 @@ def click_loss(
     logits: Float[Tensor, "batch outputs"],
     labels: Float[Tensor, "batch"],
     groups: Int64[Tensor, "batch"] | None = None,
+    weights: Float[Tensor, "batch"] | None = None,
 ) -> LossParts:
     """Loss of one label. `groups` restricts ranking to rows of one group; None ranks the batch, as the paper does.
+
+    `weights` of the rows multiply the pointwise term; ranking terms take all rows alike.
 
     `logits` has `num_outputs(config)` columns. With `alpha` 1 the total is exactly the pointwise term, with 0
     exactly the ranking term. Raises `ValueError` for another number of columns.
@@ -150,9 +153,10 @@ def click_loss(
     score = click_logits(config, logits)
     match config:
         case BCEConfig() | CrossEntropyConfig():
-            return _alone(weighted_bce(score, labels, pos_weight=config.pos_weight))
+            return _alone(weighted_bce(score, labels, pos_weight=config.pos_weight, weights=weights))
         case ShiftedFocalConfig():
-            return _alone(shifted_focal(score, labels, gamma=config.gamma, pos_weight=config.pos_weight))
+            focal = shifted_focal(score, labels, gamma=config.gamma, pos_weight=config.pos_weight, weights=weights)
+            return _alone(focal)
         case PairwiseConfig():
             ranking = pairwise_logistic(
                 score,
@@ -170,7 +174,8 @@ def click_loss(
             ranking = jrc_ranking(logits, labels, groups, pos_weight=config.pos_weight)
         case _:
             assert_never(config)
-    return _combined(weighted_bce(score, labels, pos_weight=config.pos_weight), ranking, config.alpha)
+    pointwise = weighted_bce(score, labels, pos_weight=config.pos_weight, weights=weights)
+    return _combined(pointwise, ranking, config.alpha)
 
 
 def num_outputs(config: ClickLossConfig) -> int:

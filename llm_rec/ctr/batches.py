@@ -138,6 +138,7 @@ def join(pieces: list[ClickColumns]) -> ClickColumns:
         windows=_join([piece.windows for piece in pieces]),
         times=_join([piece.times for piece in pieces]),
         events=pieces[0].events,
+        weights=_join([piece.weights for piece in pieces]),
     )
 
 
@@ -155,6 +156,7 @@ def to_batch(columns: ClickColumns, history_length: int = 0) -> FeatureBatch:
         labels=torch.from_numpy(np.array(columns.labels)),
         groups=None if columns.groups is None else torch.from_numpy(np.array(columns.groups)),
         history=history_batch(columns, history_length) if history_length else None,
+        weights=None if columns.weights is None else torch.from_numpy(np.array(columns.weights)),
     )
 
 

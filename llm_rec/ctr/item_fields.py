@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import FieldVectors, TableInit, init_table
+from ctr_models.meta_embeddings import MetaEmbeddings
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import RESERVED, Schema
 from ctr_models.sequences.events import EventSources
@@ -249,13 +250,17 @@ def copied_books(codes: CodeTable, copies: int) -> CodeTable:
 
 
 def field_weights(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters of sources that are no vectors of features: those of fusions and of frequency gates."""
+    """Parameters of sources that are no vectors of features: those of fusions, of frequency gates, and of what assigns
+    numbers to meta-embeddings.
+    """
     found: list[nn.Parameter] = []
     for module in model.modules():
         if isinstance(module, CodeFields):
             found += module.fusion.parameters()
         elif isinstance(module, GatedFields):
             found += module.gate.parameters()
+        elif isinstance(module, MetaEmbeddings):
+            found += module.assignment.parameters()
     return found
 
 

@@ -4,6 +4,8 @@ Every event of a part is a row with label 1, followed by its sampled negatives w
 items that the user touched in no part. Such negatives are not impressions: a model of these rows ranks, but its
 probabilities mean "against a random item", and are not click rates.
 
+With `similarity` rows have one more field, how near user and item are in a frozen space (`llm_rec.ctr.similarity`).
+
 With `history_fields` every row looks back on what its user did before, in the whole log: a train row on earlier train
 events, as the parts of a split follow each other, a test row on those of validation too, and none on its own event.
 """
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from ctr_models.encode import VocabularyConfig
 from ctr_models.encoders import Vocabulary
@@ -24,6 +26,7 @@ from ctr_models.values import RawColumn
 from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
 from llm_rec.ctr.sampled_rows import Rows
+from llm_rec.ctr.similarity import RowSimilarity, SimilarityConfig, row_similarity
 from llm_rec.ctr.untouched import UntouchedItems
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn, holds
@@ -68,6 +71,7 @@ class LogRowsConfig:
     code_name: str = "code"
     history_fields: tuple[str, ...] = ()
     last_train: int | None = None
+    similarity: SimilarityConfig | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -120,19 +124,24 @@ def write_log_rows(
     *,
     users: Mapping[str, Sequence[str | None]] | None = None,
     codes: CodeTable | None = None,
+    embeddings: Float32[np.ndarray, "items_plus_one width"] | None = None,
+    user_vectors: Float32[np.ndarray, "users width"] | None = None,
     overwrite: bool = False,
 ) -> ClickLog:
     """Sample rows, fit encoders on the train positives, and write the click log `path`; groups are users (from 0).
 
     `users` holds the user columns in the order of the log's users (`user_columns`). With `codes`, every book is one
-    more categorical field, after the others. Train positives of an item, for slices by frequency, are
-    ``log.train_counts("item", label="label")``. Raises `DataError` for a column that is not there, a code table of
-    other items, an empty part, and a user without an untouched item. The same rows that are there already are kept.
+    more categorical field, after the others. `embeddings` are the item vectors of the field of `similarity`, which
+    comes last, and `user_vectors` those of the log's users in their order (None: means of their train events). Train
+    positives of an item, for slices by frequency, are ``log.train_counts("item", label="label")``. Raises `DataError`
+    for a column that is not there, a code table or vectors of other items, an empty part, and a user without an
+    untouched item. The same rows that are there already are kept.
     """
     _check_inputs(split, catalog, config, users or {}, codes)
+    similarity = row_similarity(split, config.similarity, embeddings, user_vectors)
     fitted = _fit(split, catalog, config, users or {}, codes)
     rows = sample_rows(split, config)
-    columns = tuple(field.column for field in fitted)
+    columns = (*(field.column for field in fitted), *(() if similarity is None else (similarity.column,)))
     events = _event_store(split.log, fitted, config)
     schema = Schema(
         fields=tuple(column.encoder.field(column.spec.name, column.spec.table) for column in columns),
@@ -144,7 +153,8 @@ def write_log_rows(
     details: dict[str, Plain] = {"interactions": split.log.fingerprint, "settings": _settings(config)}
     contents = [field.by_entity.tobytes() for field in fitted]
     samples = [array.tobytes() for part in rows.values() for array in (part.users, part.items)]
-    name = fingerprint(KIND, split.log.fingerprint, {"config": _settings(config)}, *contents, *samples)
+    spaces = [] if similarity is None else [similarity.source.users.tobytes(), similarity.source.items.tobytes()]
+    name = fingerprint(KIND, split.log.fingerprint, {"config": _settings(config)}, *contents, *samples, *spaces)
     if not overwrite and holds(Path(path), name):
         return ClickLog.load(path)
     sizes = {part: len(found) for part, found in rows.items()}
@@ -154,7 +164,7 @@ def write_log_rows(
     ) as folder:
         with ClickWriter(folder, schema, columns, sizes, events=events) as writer:
             for part, found in rows.items():
-                for chunk in _encoded_chunks(found, fitted, split.log, events):
+                for chunk in _encoded_chunks(part, found, fitted, similarity, split.log, events):
                     writer.append(part, chunk)
         details.update(writer.details())
     return ClickLog.load(path)
@@ -233,11 +243,18 @@ def _code_fields(codes: CodeTable, name: str) -> list[_EntityField]:
 
 
 def _encoded_chunks(
-    rows: Rows, fields: Sequence[_EntityField], log: Interactions, events: EventStore | None
+    part: Part,
+    rows: Rows,
+    fields: Sequence[_EntityField],
+    similarity: RowSimilarity | None,
+    log: Interactions,
+    events: EventStore | None,
 ) -> Iterator[ClickColumns]:
     columns = [field.column for field in fields]
+    columns += [] if similarity is None else [similarity.column]
     for chunk in rows.chunks():
         encoded = [field.by_entity[chunk.users if field.by == USER else chunk.items - 1] for field in fields]
+        encoded += [] if similarity is None else [similarity.of(part, chunk, log)]
         laid = lay_out(columns, encoded, chunk.labels, chunk.users)
         if events is not None:
             windows = np.stack([log.offsets[chunk.users], chunk.events], axis=1) + 1  # the store counts from 1
@@ -276,7 +293,11 @@ def _settings(config: LogRowsConfig) -> Plain:
     """The config in the manifest and the fingerprint: without what is newer than them, where it is not used."""
     settings = to_plain(config)
     if isinstance(settings, dict):
-        newer = {"history_fields": config.history_fields, "last_train": config.last_train}
+        newer = {
+            "history_fields": config.history_fields,
+            "last_train": config.last_train,
+            "similarity": config.similarity,
+        }
         return {name: value for name, value in settings.items() if newer.get(name, True)}
     return settings
 

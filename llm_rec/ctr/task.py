@@ -9,6 +9,7 @@ from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import EmbeddingTable
 from ctr_models.losses import ClickLossConfig, LossParts, click_loss
 from ctr_models.model import CTRModel, ModelOutputs, bias_ids
+from ctr_models.numerals import DigitTable
 from llm_rec.ctr.item_fields import field_weights
 from llm_rec.ctr.penalties import PenaltyConfig, penalty
 from llm_rec.training.groups import OptimizerKind, ParameterGroup
@@ -40,7 +41,9 @@ class ClickTask:
         return self.model
 
     def loss(self, batch: FeatureBatch) -> StepLoss:
-        """The mean over the batch; ranking terms are as `ctr_models.losses` says."""
+        """The mean over the batch, of rows by their weights if they have any; ranking terms are as `ctr_models.losses`
+        says.
+        """
         outputs = self.model.outputs(batch)
         found = self._click_loss(outputs.logits, batch)
         parts = {"pointwise": found.pointwise.detach(), "ranking": found.ranking.detach()}
@@ -59,7 +62,8 @@ class ClickTask:
             yield "penalty", penalty(self.penalty, self.model, batch)
 
     def _click_loss(self, logits: Float[Tensor, "batch outputs"], batch: FeatureBatch) -> LossParts:
-        return click_loss(self.config, logits, batch.labels[:, self.label], batch.groups if self.grouped else None)
+        groups = batch.groups if self.grouped else None
+        return click_loss(self.config, logits, batch.labels[:, self.label], groups, batch.weights)
 
 
 def click_groups(
@@ -79,7 +83,7 @@ def click_groups(
     ]
     rows: list[nn.Parameter] = []
     for module in model.modules():
-        if tables != "dense" and isinstance(module, EmbeddingTable):
+        if tables != "dense" and isinstance(module, EmbeddingTable | DigitTable):
             table = list(module.embedding.parameters())
             rows += table
             group = ParameterGroup(params=table, weight_decay=embedding_l2, optimizer=tables)

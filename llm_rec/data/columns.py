@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from ctr_models.encode import restore
-from ctr_models.encoders import Encoder, State
-from ctr_models.schema import IdField, MultiValue, Schema
+from ctr_models.encoders import Encoder
+from ctr_models.schema import Schema, columns_of
+from ctr_models.values import State
 from llm_rec.artifacts import read_json, read_manifest, write_bytes, write_json
 from llm_rec.codec import Plain, from_plain, to_plain
 from llm_rec.data.event_store import EventStore, open_array
@@ -36,6 +37,7 @@ class ClickColumns:
 
     Where rows have a past, `windows` are [the first event of the row's user, one past the last event before the row]
     in the store `events` of the log, which all its parts share, and `times` are when the rows happened, if known.
+    `weights` are those of the rows in the loss of training, where the schema names them.
     """
 
     ids: Int32[np.ndarray, "rows id_columns"]
@@ -46,6 +48,7 @@ class ClickColumns:
     windows: Int64[np.ndarray, "rows 2"] | None = None
     times: Int64[np.ndarray, "rows"] | None = None
     events: EventStore | None = None
+    weights: Float32[np.ndarray, "rows"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +57,7 @@ class ClickColumns:
         """The columns that are there, by name; the store is none."""
         found = {"ids": self.ids, "numbers": self.numbers, "dense": self.dense, "labels": self.labels}
         present = {name: array for name, array in found.items() if array.shape[1]}
-        further = {"groups": self.groups, "windows": self.windows, "times": self.times}
+        further = {"groups": self.groups, "windows": self.windows, "times": self.times, "weights": self.weights}
         return {**present, **{name: array for name, array in further.items() if array is not None}}
 
     def select(self, rows: slice | np.ndarray) -> "ClickColumns":
@@ -68,6 +71,7 @@ class ClickColumns:
             windows=None if self.windows is None else self.windows[rows],
             times=None if self.times is None else self.times[rows],
             events=self.events,
+            weights=None if self.weights is None else self.weights[rows],
         )
 
 
@@ -219,21 +223,19 @@ class ClickWriter:
 def _layout(schema: Schema, *, times: bool) -> dict[str, tuple[int, np.dtype]]:
     """Width (0: one number a row, no second axis) and type of every file of a part."""
     wide: dict[str, tuple[int, np.dtype]] = {
-        "ids": (sum(_width(field) for field in schema.id_fields), np.dtype(np.int32)),
+        "ids": (sum(map(columns_of, schema.id_fields)), np.dtype(np.int32)),
         "numbers": (len(schema.number_columns), np.dtype(np.float32)),
         "dense": (max((place.stop for place in schema.dense_columns.values()), default=0), np.dtype(np.float32)),
         "labels": (len(schema.labels), np.dtype(np.float32)),
         "windows": (2 if schema.history else 0, np.dtype(np.int64)),
     }
     layout = {name: (width, dtype) for name, (width, dtype) in wide.items() if width}
-    for name, there in (("groups", schema.group is not None), ("times", times)):
-        if there:
-            layout[name] = (0, np.dtype(np.int64))
-    return layout
-
-
-def _width(field: IdField) -> int:
-    return field.length if isinstance(field, MultiValue) else 1
+    one_each = (
+        ("groups", schema.group is not None, np.int64),
+        ("times", times, np.int64),
+        ("weights", schema.weight is not None, np.float32),
+    )
+    return {**layout, **{name: (0, np.dtype(dtype)) for name, there, dtype in one_each if there}}
 
 
 def _open_part(folder: Path, schema: Schema, rows: int, events: EventStore | None) -> ClickColumns:
@@ -251,6 +253,7 @@ def _open_part(folder: Path, schema: Schema, rows: int, events: EventStore | Non
         windows=arrays.get("windows"),
         times=arrays.get("times"),
         events=events,
+        weights=arrays.get("weights"),
     )
 
 

@@ -56,7 +56,10 @@ def encode_log(
 
 def log_fingerprint(files: Sequence[TableFile], spec: LogSpec) -> str:
     """The fingerprint of the log that `encode_log` makes of these files, wherever they lie. Reads them once."""
-    return fingerprint(KIND, {"spec": to_plain(spec)}, *(described_file(file) for file in files))
+    plain = to_plain(spec)
+    if isinstance(plain, dict) and spec.weight is None:
+        del plain["weight"]  # newer than such fingerprints
+    return fingerprint(KIND, {"spec": plain}, *(described_file(file) for file in files))
 
 
 def fit_columns(
@@ -72,6 +75,8 @@ def fit_columns(
         train = parts == TRAIN
         for label in spec.labels:
             label_of(chunk, label)  # a bad label is found before anything is written
+        if spec.weight is not None:
+            weights_of(chunk, spec.weight)
         for column, fitter in zip(spec.columns, fitters, strict=True):
             with _naming(chunk, column.source):
                 fitter.observe(chunk.column(column.source, train))
@@ -94,7 +99,8 @@ def build_fitters(columns: Sequence[ColumnSpec]) -> list[Fitter]:
 def schema_of(columns: Sequence[FittedColumn], spec: LogSpec) -> Schema:
     """The layout of encoded rows."""
     fields = tuple(column.encoder.field(column.spec.name, column.spec.table) for column in columns)
-    return Schema(fields=fields, labels=tuple(label.name for label in spec.labels), group=spec.group)
+    labels = tuple(label.name for label in spec.labels)
+    return Schema(fields=fields, labels=labels, group=spec.group, weight=spec.weight)
 
 
 def encode_chunk(chunk: Chunk, columns: Sequence[FittedColumn], spec: LogSpec) -> ClickColumns:
@@ -104,7 +110,9 @@ def encode_chunk(chunk: Chunk, columns: Sequence[FittedColumn], spec: LogSpec) -
         with _naming(chunk, column.spec.source):
             encoded.append(column.encoder.transform(chunk.column(column.spec.source)))
     labels = np.stack([label_of(chunk, label) for label in spec.labels], axis=1)
-    return lay_out(columns, encoded, labels, None if spec.group is None else groups_of(chunk, spec.group))
+    groups = None if spec.group is None else groups_of(chunk, spec.group)
+    laid = lay_out(columns, encoded, labels, groups)
+    return laid if spec.weight is None else replace(laid, weights=weights_of(chunk, spec.weight))
 
 
 def lay_out(
@@ -161,6 +169,16 @@ def groups_of(chunk: Chunk, column: str) -> Int64[np.ndarray, "rows"]:
     null = np.array([text is None for text in texts], dtype=bool)
     chunk.refuse(raw.spread(null), column, "is no group", "give every row a group, or leave out `group`")
     return raw.spread(stable_hash([text or "" for text in texts]))
+
+
+def weights_of(chunk: Chunk, column: str) -> Float32[np.ndarray, "rows"]:
+    """The weight of every row; `DataError` for one that is null, below 0 or no number."""
+    raw = chunk.column(column)
+    with _naming(chunk, column):
+        numbers = numbers_of(raw.values)
+    wrong = np.isnan(numbers) | (numbers < 0)
+    chunk.refuse(raw.spread(wrong), column, "is no weight", "give every row a number of at least 0")
+    return raw.spread(numbers.astype(np.float32))
 
 
 @contextmanager

@@ -115,12 +115,16 @@ PartsConfig = ByColumnConfig | ByFractionsConfig | ByFilesConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogSpec:
-    """Fields in order, labels, how rows are parted, and the column whose equal values are one group (a user)."""
+    """Fields in order, labels, how rows are parted, and the column whose equal values are one group (a user).
+
+    `weight` names a column of numbers of at least 0: the weights of the rows in the loss of training.
+    """
 
     columns: tuple[ColumnSpec, ...]
     parts: PartsConfig
     labels: tuple[LabelSpec, ...] = (LabelSpec(),)
     group: str | None = None
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         names = [*(column.name for column in self.columns), *(label.name for label in self.labels)]
@@ -137,7 +141,7 @@ class LogSpec:
     @property
     def sources(self) -> list[str]:
         """The raw columns that are read, each once."""
-        group = [self.group] if self.group else []
+        group = [name for name in (self.group, self.weight) if name]
         by = [self.parts.column] if isinstance(self.parts, ByColumnConfig) else []
         named = [*(column.source for column in self.columns), *(label.source for label in self.labels)]
         return list(dict.fromkeys([*named, *group, *by]))

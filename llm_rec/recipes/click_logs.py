@@ -62,10 +62,12 @@ def click_log(data: Path, logs: Path, config: InteractionRowsConfig | None = Non
     path = logs / f"{data.name}-{fingerprint(*files, {'rows': config.plain})}"
     if not path.exists():
         encode_folder(data, path, config)
-    log = ClickLog.load(path)
-    if not quick:
-        return path
-    share = min(1.0, QUICK_ROWS / sum(log.rows.values()))
+    return quick_log(path, logs) if quick else path
+
+
+def quick_log(path: Path, logs: Path) -> Path:
+    """The folder of the log at `path` with about `QUICK_ROWS` rows, a share of every part."""
+    share = min(1.0, QUICK_ROWS / sum(ClickLog.load(path).rows.values()))
     return subsampled(
         path, logs, SubsampleConfig(positives=share, negatives=share, parts=("train", "validation", "test"))
     )

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from rich.table import Table
 
 from ctr_models.encode import MultiValueConfig, VocabularyConfig
-from ctr_models.schema import Categorical, Dense, Field, MultiValue, Numeric
+from ctr_models.schema import Categorical, Dense, Field, MultiValue, Numerals, Numeric
 from llm_rec.artifacts import read_manifest
 from llm_rec.ctr.behaviour_rows import (
     BehaviourRowsConfig,
@@ -18,6 +18,7 @@ from llm_rec.ctr.behaviour_rows import (
     write_behaviour_rows,
 )
 from llm_rec.ctr.log_rows import LogRowsConfig, user_columns, write_log_rows
+from llm_rec.ctr.similarity import SimilarityConfig
 from llm_rec.data import LeaveOneOutConfig, SplitConfig
 from llm_rec.data.behaviour_files import behaviours_fingerprint, read_behaviours
 from llm_rec.data.behaviours import behaviours_of
@@ -48,6 +49,8 @@ class InteractionsConfig:
     `user`); each becomes a field with a vocabulary. For other encoders set `rows.item_columns` and `rows.user_columns`
     in a file. `codes` names semantic codes of the workspace; each book becomes a field. `first_pieces` are columns of
     the catalog that hold lists as texts, cut at `separator`: the first piece (a genre, a category) becomes a field.
+    `embeddings` names text embeddings of the workspace; how near a row's item is to what its user did before becomes a
+    field, which `rows.similarity` describes.
 
     `rows.history_fields` gives every row its user's past: `item`, and fields with one id an item. `rule` makes the rows
     by places from the end of each user's events instead of by `split` and `rows`: the sample rule of DARE. Its fields
@@ -61,13 +64,19 @@ class InteractionsConfig:
     user: str = "user_id"
     user_columns: tuple[str, ...] = ()
     codes: str | None = None
+    embeddings: str | None = None
     first_pieces: tuple[str, ...] = ()
     separator: str = "|"
     rule: OffsetRowsConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.rule is not None and (self.users is not None or self.codes is not None):
-            raise ConfigError("rule makes rows of items and their columns; leave out users and codes, or the rule")
+        extras = (self.users, self.codes, self.embeddings)
+        if self.rule is not None and any(extra is not None for extra in extras):
+            raise ConfigError(
+                "rule makes rows of items and their columns; leave out users, codes and embeddings, or the rule"
+            )
+        if self.rows.similarity is not None and self.embeddings is None:
+            raise ConfigError("rows.similarity compares text embeddings; set embeddings to their name")
         if (self.user_columns or self.rows.user_columns) and self.users is None:
             raise ConfigError("user_columns are read from a table of users; set users to its file")
 
@@ -168,8 +177,11 @@ def _described(found: Field) -> tuple[str, str]:
             return "one id", f"{found.size - 2:,}"
         case MultiValue():
             return f"up to {found.length} ids", f"{found.size - 2:,}"
+        case Numerals():
+            return f"digits in bases {', '.join(map(str, found.bases))}", f"{found.size - 2:,}"
         case Numeric():
-            return "number", "-"
+            soft = f", {found.meta_embeddings} meta-embeddings" if found.meta_embeddings else ""
+            return f"number{soft}", "-"
         case Dense():
             return f"vector of {found.width}", "-"
 
@@ -188,15 +200,25 @@ def _from_interactions(place: Workspace, path: Path, config: InteractionsConfig,
         catalog = place.load_catalog()
         log = behaviours_of(place.load_interactions(catalog), catalog, [*map(_field_of, config.item_columns), *pieces])
         return write_behaviour_rows(log, path, config.rule, overwrite=overwrite)
-    material = open_material(place, MaterialConfig(split=config.split, embeddings=None, codes=config.codes))
+    material = open_material(
+        place, MaterialConfig(split=config.split, embeddings=config.embeddings, codes=config.codes)
+    )
     rows = config.rows
     items = (*rows.item_columns, *map(_field_of, config.item_columns), *pieces)
     users = (*rows.user_columns, *map(_field_of, config.user_columns))
-    rows = replace(rows, item_columns=items, user_columns=users)
+    similarity = rows.similarity or (None if config.embeddings is None else SimilarityConfig())
+    rows = replace(rows, item_columns=items, user_columns=users, similarity=similarity)
     sources = list(dict.fromkeys(column.source for column in users))
     table = None if config.users is None else user_columns(config.users, material.split.log, sources, user=config.user)
     return write_log_rows(
-        material.split, material.catalog, path, rows, users=table, codes=material.codes, overwrite=overwrite
+        material.split,
+        material.catalog,
+        path,
+        rows,
+        users=table,
+        codes=material.codes,
+        embeddings=material.embeddings,
+        overwrite=overwrite,
     )
 
 

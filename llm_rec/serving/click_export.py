@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ctr_models.batch import FeatureBatch
 from ctr_models.losses import ClickLossConfig, probabilities
 from ctr_models.model import CTRModel
-from ctr_models.schema import MultiValue, Schema
+from ctr_models.schema import Schema, columns_of
 from llm_rec.artifacts import replacing
 from llm_rec.data.columns import ClickColumns
 from llm_rec.errors import ConfigError
@@ -93,7 +93,7 @@ def exported_inputs(columns: ClickColumns, schema: Schema) -> dict[str, Tensor]:
 def widths_of(schema: Schema) -> dict[str, int]:
     """Columns of each input."""
     return {
-        "ids": sum(field.length if isinstance(field, MultiValue) else 1 for field in schema.id_fields),
+        "ids": sum(map(columns_of, schema.id_fields)),
         "numbers": len(schema.number_columns),
         "dense": max((place.stop for place in schema.dense_columns.values()), default=0),
     }

@@ -303,6 +303,39 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(place: Place) ->
     np.testing.assert_allclose(one, two, atol=1e-3)
 
 
+def test_a_number_read_by_its_digits_goes_all_the_way_to_a_served_and_exported_model(tmp_path: Path, capsys) -> None:
+    """Clicks depend on the parity of a count: its last binary digit, which neither a bin nor a scale can say."""
+    import onnxruntime
+
+    other, rng = Place(tmp_path), np.random.default_rng(0)
+    count = rng.integers(0, 64, 900)
+    label = rng.random(900) < np.where(count % 2 == 1, 0.9, 0.1)
+    frame = pd.DataFrame({"count": count, "spend": rng.lognormal(size=900), "label": label.astype(int)})
+    frame.loc[::50, "spend"] = None
+    frame.to_csv(tmp_path / "clicks.csv", index=False)
+    encoders = {
+        "count": {"kind": "numerals", "scale": "whole", "bases": [2, 3]},
+        "spend": {"kind": "numerals", "scale": "log", "levels": 100, "combine": "concat"},
+    }
+    columns = [{"name": name, "encoder": encoder} for name, encoder in encoders.items()]
+    write_json(tmp_path / "spec.json", {"columns": columns, "parts": {"kind": "by_fractions", "test": 0.3}})
+    other("clicks", *source(other))
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["│", "count", "│", "count", "│", "digits", "in", "bases", "2,", "3", "│", "64", "│"] in printed
+    for name, tables in (("dense", "dense"), ("rows", "rowwise_adagrad")):
+        small = ("--method.model.dim", "4", "--method.trainer.learning-rate", "0.05", "--method.tables", tables)
+        other("train", "ctr", "--preset", "dnn", "--name", name, *small, *QUICK, "--method.init.std", "0.1")
+        assert Report.load(other.run(name)).metrics["test"]["all"]["auc"] > 0.8
+    other("export", "--name", "rows", "--formats", "onnx")
+    scorer = load_click_model(other.run("rows") / "model")
+    rows = {"count": [7, 8, None, 10**6], "spend": [0.5, None, 3.0, 1e9]}
+    scores = scorer.score(rows)
+    assert scores[0] > 0.7 > 0.3 > scores[1]
+    session = onnxruntime.InferenceSession(other.run("rows") / "export" / "model.onnx")
+    (exported,) = session.run(["probabilities"], {"ids": scorer.encode(rows).ids.astype(np.int64)})
+    np.testing.assert_allclose(exported, scores, atol=1e-6)
+
+
 def test_json_lines_of_the_log_hold_the_loss_terms(place: Place) -> None:
     lines = (place.run("fm") / "phases" / "01-train" / "log.jsonl").read_text().splitlines()
     assert {"pointwise", "ranking"} <= set(json.loads(lines[0])["losses"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ctr_models.batch import FeatureBatch
-from ctr_models.schema import Categorical, Dense, Field, MultiValue, Numeric, Schema
+from ctr_models.schema import Categorical, Dense, Field, MultiValue, Numerals, Numeric, Schema
 
 
 def test_every_field_has_its_columns_in_order() -> None:
@@ -14,12 +14,20 @@ def test_every_field_has_its_columns_in_order() -> None:
             Numeric(name="price"),
             MultiValue(name="tags", size=7, length=3),
             Dense(name="text", width=4),
+            Numerals(name="age", size=93),
             Categorical(name="item", size=5),
             Dense(name="image", width=2),
         )
     )
-    assert [field.name for field in schema.id_fields] == ["user", "tags", "item"]
-    assert schema.id_columns == {"user": slice(0, 1), "tags": slice(1, 4), "item": slice(4, 5)}
+    assert [field.name for field in schema.id_fields] == ["user", "tags", "age", "item"]
+    assert [field.name for field in schema.table_fields] == ["user", "tags", "item"]
+    assert [field.name for field in schema.numeral_fields] == ["age"]
+    assert schema.id_columns == {
+        "user": slice(0, 1),
+        "tags": slice(1, 4),
+        "age": slice(4, 5),
+        "item": slice(5, 6),
+    }
     assert schema.number_columns == {"price": 0}
     assert schema.dense_columns == {"text": slice(0, 4), "image": slice(4, 6)}
 

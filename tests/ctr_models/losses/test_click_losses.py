@@ -218,3 +218,25 @@ def test_a_wrong_number_of_logits_is_an_error():
 def test_settings_out_of_range_are_errors(build, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         build()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=repr)
+def test_weights_of_rows_multiply_their_pointwise_terms_and_leave_ranking_alone(config):
+    logits, labels, groups = world(rows=9, outputs=losses.num_outputs(config))
+    weights = torch.rand(9, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 3
+
+    def loss(given):
+        return click_loss(config, logits, labels, groups, given)
+
+    whole, found = loss(None), loss(weights)
+    alone = torch.stack([loss(torch.eye(9, dtype=torch.float64)[row]).pointwise for row in range(9)])
+    torch.testing.assert_close(loss(torch.ones(9, dtype=torch.float64)), whole, rtol=0, atol=1e-15)
+    torch.testing.assert_close(alone.sum(), whole.pointwise)
+    torch.testing.assert_close(found.pointwise, (alone * weights).sum())
+    assert found.ranking == whole.ranking
+    (mine,) = torch.autograd.grad(found.pointwise, logits, retain_graph=True)
+    (theirs,) = torch.autograd.grad((alone * weights).sum(), logits)
+    torch.testing.assert_close(mine, theirs)
+    if not isinstance(config, ShiftedFocalConfig):  # whose terms know of the other rows
+        single = [click_loss(config, logits[row : row + 1], labels[row : row + 1]).pointwise for row in range(9)]
+        torch.testing.assert_close(alone * 9, torch.stack(single))

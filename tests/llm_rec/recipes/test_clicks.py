@@ -6,14 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ctr_models.schema import Numerals
 from llm_rec.artifacts import read_manifest
 from llm_rec.ctr.behaviour_rows import ImpressionRowsConfig, OffsetRowsConfig
 from llm_rec.ctr.log_rows import LogRowsConfig
+from llm_rec.ctr.similarity import SimilarityConfig
 from llm_rec.data import Catalog, Interactions
 from llm_rec.data.columns import ClickLog
 from llm_rec.data.sources.taobao import TaobaoConfig
 from llm_rec.data.synthetic import planted_world
+from llm_rec.encoders import HashingEncoderConfig
 from llm_rec.errors import ArtifactError, ConfigError, DataError
+from llm_rec.recipes import encode
 from llm_rec.recipes.click_logs import InteractionRowsConfig, click_log
 from llm_rec.recipes.clicks import RECIPE, BehavioursConfig, ClicksJob, InteractionsConfig, run
 
@@ -53,6 +57,19 @@ def place(tmp_path):
 
 def job(place, *, name="clicks", overwrite=False, **settings):
     return ClicksJob(workspace=place / "ws", name=name, overwrite=overwrite, source=InteractionsConfig(**settings))
+
+
+def test_text_embeddings_give_the_similarity_of_user_and_item(place):
+    with pytest.raises(ArtifactError, match="no embeddings here; run `llm-rec encode --name text` first"):
+        run(job(place, embeddings="text"))
+    encode.run(encode.EncodeJob(workspace=place / "ws", encoder=HashingEncoderConfig(dim=16)))
+    log = run(job(place, embeddings="text"))
+    assert log.schema.fields[-1] == Numerals(name="similarity", size=1026)
+    assert len(np.unique(log.part("train").ids[:, -1])) > 20
+    finer = run(job(place, name="finer", embeddings="text", rows=LogRowsConfig(similarity=SimilarityConfig(levels=9))))
+    assert finer.schema.fields[-1].size == 11
+    with pytest.raises(ConfigError, match=r"rows.similarity compares text embeddings; set embeddings to their name"):
+        job(place, rows=LogRowsConfig(similarity=SimilarityConfig()))
 
 
 def test_columns_of_items_and_users_are_fields(place, capsys):
@@ -95,7 +112,7 @@ def test_rows_of_the_workspace_can_follow_the_rule_of_offsets(place):
     assert log.schema.history == ("item", "colour")
     assert log.rows["train"] == 2 * log.rows["test"]
     assert set(read_manifest(log.path).inputs) == {"catalog", "interactions"}
-    with pytest.raises(ConfigError, match="rule makes rows of items and their columns; leave out users and codes, or"):
+    with pytest.raises(ConfigError, match="rule makes rows of items and their columns; leave out users, codes and"):
         InteractionsConfig(rule=rule, codes="moc")
 
 

@@ -14,7 +14,9 @@ from ctr_models.encode import (
     LogBinsConfig,
     MultiValueConfig,
     NumberConfig,
+    NumeralsConfig,
     QuantileConfig,
+    SoftNumberConfig,
     VocabularyConfig,
 )
 from ctr_models.interactions import multi_embedding, presets
@@ -40,7 +42,10 @@ ENCODERS = {
     "city": HashConfig(buckets=7),
     "age": QuantileConfig(bins=4),
     "views": LogBinsConfig(),
+    "clicks": NumeralsConfig(scale="whole"),
     "price": NumberConfig(log=True),
+    "rating": NumeralsConfig(levels=8, combine="concat"),
+    "depth": SoftNumberConfig(meta_embeddings=3),
     "tags": MultiValueConfig(length=2, separator="|"),
     "image": DenseConfig(width=3),
 }
@@ -57,7 +62,10 @@ def raw_rows(rows=120, seed=0):
             "city": [None if number == 0 else f"c{number}" for number in rng.integers(0, 9, rows)],
             "age": rng.integers(15, 80, rows),
             "views": rng.integers(0, 300, rows),
+            "clicks": rng.integers(0, 70, rows),
             "price": price,
+            "rating": [None if number == 0 else number / 2 for number in rng.integers(0, 11, rows)],
+            "depth": rng.normal(size=rows),
             "tags": ["|".join(f"t{t}" for t in rng.integers(0, 5, n)) for n in rng.integers(0, 4, rows)],
             "image": [vector.tolist() for vector in rng.normal(size=(rows, 3))],
             "label": rng.integers(0, 2, rows),
