@@ -63,7 +63,7 @@ def main() -> int:
     if args.quick:
         args.seeds, args.epochs = 1, args.epochs or 2
     rows = select_clicks([row for data in args.data for row in data_rows(data, args)], args.rows)
-    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick)
+    results = run_clicks(args.out, rows, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
     text = write_click_results(
         args.out,
         results,

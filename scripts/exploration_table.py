@@ -15,40 +15,30 @@ interval of the DR estimate needs to be as narrow as a tenth of the uniform poli
 
 The last part trains a click model in one pass over a made-up log whose best ads change three times, every batch
 predicted before it is learned from, beside the same model as the first windows left it, and beside the true rates; and
-calibrates the one-pass predictions on their first half.
+calibrates the one-pass predictions on their first half. A second made-up log, whose ads wear out with every exposure,
+is passed with and without weights of repeated exposures (`llm_rec.ctr.repeated_exposure`), and with their correction.
 """
 
 import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
 import numpy as np
-import torch
+from exploration_one_pass import one_pass_results, one_pass_text
 
-from ctr_models.batch import FeatureBatch
-from ctr_models.interactions.presets import deepfm
 from llm_rec.artifacts import fingerprint, write_bytes
 from llm_rec.codec import Plain, to_plain
-from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
-from llm_rec.ctr.evaluation import click_logits
-from llm_rec.ctr.method import ClickMethodConfig, build_click_model
-from llm_rec.ctr.online_task import OnlineClickTask
-from llm_rec.ctr.planted_drift import planted_drift, write_drift
-from llm_rec.data.columns import ClickLog
 from llm_rec.data.sources.open_bandit import BanditLog, BanditPolicy, Campaign, OpenBanditConfig, open_bandit
 from llm_rec.experiment import (
     Cell,
     CellResult,
     Record,
     Row,
-    markdown,
     markdown_lines,
     run_grid,
     script_options,
@@ -59,13 +49,9 @@ from llm_rec.exploration.bandit_features import BanditBeliefs, BanditFeatures, f
 from llm_rec.exploration.logistic import BayesianLogistic
 from llm_rec.exploration.policies import GreedyConfig, PolicyConfig, ThompsonConfig, UCBConfig, UniformConfig
 from llm_rec.exploration.posterior import PosteriorConfig
-from llm_rec.metrics.classification import ClickMetrics, click_metrics
-from llm_rec.metrics.click_intervals import figures as metric_values
 from llm_rec.metrics.off_policy import Estimate, LoggedRounds, PolicyValue, logged_value, policy_value
-from llm_rec.metrics.recalibration import Affine, Recalibration, recalibrate
 from llm_rec.processes import one_thread
 from llm_rec.recipes.console import say
-from llm_rec.training.online import OnlineConfig, train_online
 
 CAMPAIGNS: tuple[Campaign, ...] = ("men", "women")
 POLICIES: dict[str, PolicyConfig | None] = {
@@ -81,8 +67,6 @@ POLICIES: dict[str, PolicyConfig | None] = {
 PRIOR = PosteriorConfig(prior_precision=20.0)  # a row has about 20 indicators, so a logit moves by about 1 a priori
 WHOLE = "whole logs"
 CLIP = 100.0
-SHOWN = ("auc", "log_loss", "ece", "predicted_over_actual")
-BATCH, WINDOWS, FROZEN_AFTER = 200, 8, 2
 PER = 1000.0  # values are clicks per so many rows
 SAMPLES = 1000
 ENDS = ("value", "low", "high", "normal_low", "normal_high", "clipping_bias")
@@ -188,8 +172,8 @@ def main() -> int:
     args = options().parse_args()
     if args.quick:
         args.seeds = 1
-    results, passes = bandit_results(args), drift_results(args)
-    text = "\n\n".join(["# Exploration", *bandit_text(results), *drift_text(passes)]) + "\n"
+    results, passes = bandit_results(args), one_pass_results(args, tell)
+    text = "\n\n".join(["# Exploration", *bandit_text(results), *one_pass_text(passes)]) + "\n"
     results = [*results, *passes]
     write_table(args.out / "table.json", table(results))
     write_bytes(args.out / "table.md", text.encode())
@@ -220,101 +204,6 @@ def tell(result: CellResult) -> None:
     say(
         f"{result.cell.model}, {result.cell.setting}, seed {result.cell.seed}, {result.seconds:.0f} s {' '.join(error)}"
     )
-
-
-# --- one pass over a drifting log ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FirstBatches:
-    """The first batches of a source."""
-
-    source: ClickBatches
-    number: int
-
-    def __len__(self) -> int:
-        return min(self.number, len(self.source))
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[FeatureBatch]:
-        return islice(self.source.epoch(epoch, first_step), max(0, len(self) - first_step))
-
-
-@dataclass(frozen=True, slots=True)
-class DriftCell:
-    """One pass over a planted log, beside the same model frozen after the first windows, by window; and calibration."""
-
-    out: Path
-    rows: int
-
-    def __call__(self, cell: Cell) -> list[Record]:
-        world = planted_drift(self.rows, seed=cell.seed)
-        with one_thread(), TemporaryDirectory(dir=self.out) as folder:
-            log = write_drift(world, Path(folder))
-            batches = ClickBatches(log, "train", ClickBatchConfig(batch_size=BATCH, shuffle="none"))
-            config = OnlineConfig(
-                learning_rate=0.02, window=-(-len(batches) // WINDOWS), num_buckets=20, seed=cell.seed, device="cpu"
-            )
-            passed = train_online(config, drift_task(log, cell.seed), batches)
-            frozen = drift_task(log, cell.seed)
-            train_online(config, frozen, FirstBatches(batches, FROZEN_AFTER * config.window))
-            still = click_logits(frozen.model, frozen.config, log.part("train"))
-        ends = [window.first_row + window.metrics.rows for window in passed.windows]
-        truth = np.log(world.probabilities / (1 - world.probabilities))
-        records = []
-        for name, logits in (("one pass", passed.logits), ("frozen", still), ("truth", truth)):
-            for number, (window, end) in enumerate(zip(passed.windows, ends, strict=True), start=1):
-                if name == "frozen" and number <= FROZEN_AFTER:
-                    continue  # it learned these rows
-                rows = slice(window.first_row, end)
-                found = click_metrics(logits[rows], world.labels[rows], num_buckets=20)
-                records += metric_records(found, {"what": name, "window": number})
-        half = ends[len(ends) // 2 - 1]
-        for name, found in recalibrated(passed.logits, world.labels, half).items():
-            records += metric_records(found, {"what": "calibration", "map": name})
-        return records
-
-
-def drift_task(log: ClickLog, seed: int) -> OnlineClickTask:
-    torch.manual_seed(seed)
-    method = ClickMethodConfig(model=deepfm(dim=8))
-    return OnlineClickTask(build_click_model(method, log.schema), method.loss)
-
-
-def recalibrated(logits: np.ndarray, labels: np.ndarray, half: int) -> dict[str, ClickMetrics]:
-    """Figures of the rows from `half` on, before and after maps that were fitted on the rows before."""
-    maps: dict[str, Recalibration] = {"none": Affine(scale=1.0)}
-    for method in ("temperature", "platt", "isotonic"):
-        maps[method] = recalibrate(method, logits[:half], labels[:half])
-    return {name: click_metrics(given(logits[half:]), labels[half:], num_buckets=20) for name, given in maps.items()}
-
-
-def metric_records(found: ClickMetrics, columns: dict[str, Plain]) -> Iterator[Record]:
-    for name, value in metric_values(found).items():
-        if name != "gauc":
-            yield Record(name, value, columns)
-
-
-def drift_results(args: argparse.Namespace) -> list[CellResult]:
-    rows = 12_000 if args.quick else 60_000
-    cells = [Cell("one pass", {"data": "planted drift"}, seed) for seed in range(args.seeds)]
-    args.out.mkdir(parents=True, exist_ok=True)
-    return run_grid(cells, DriftCell(args.out, rows), args.out, context={"rows": rows}, report=tell)
-
-
-def drift_text(results: Sequence[CellResult]) -> list[str]:
-    rows = [row for row in table(results) if row.metric in SHOWN]
-    windows = [row for row in rows if "window" in row.columns]
-    maps = [row for row in rows if "map" in row.columns]
-    return [
-        f"## One pass over a log that turns, by window; `frozen` learned the first {FROZEN_AFTER} windows alone",
-        markdown([replace_model(row, "what") for row in windows], SHOWN, ["window"]),
-        "## One-pass predictions of the second half, recalibrated on the first",
-        markdown([replace_model(row, "map") for row in maps], SHOWN),
-    ]
-
-
-def replace_model(row: Row, column: str) -> Row:
-    return replace(row, model=str(row.columns[column]))
 
 
 # --- text ------------------------------------------------------------------------------------------------------------

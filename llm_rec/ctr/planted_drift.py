@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from ctr_models.encode import VocabularyConfig
+from llm_rec.ctr.repeated_exposure import ExposureCounter
 from llm_rec.data.columns import ClickLog
 from llm_rec.data.log_encoding import encode_log
 from llm_rec.data.log_spec import ByColumnConfig, ColumnSpec, LogSpec, TableFile
@@ -62,7 +63,7 @@ def planted_drift(
     changed = np.where(rng.random((turns, num_ads)) < turning, -1.0, 1.0)
     ad_signs = start * np.concatenate([np.ones((1, num_ads)), np.cumprod(changed, axis=0)])
     epoch = np.arange(rows) * (turns + 1) // rows
-    exposures = _exposures(users * num_ads + ads)
+    exposures = ExposureCounter().update(users, ads)
     rates = sigmoid(bias + strength * user_signs[users] * ad_signs[epoch, ads])
     probabilities = wear ** (exposures - 1) * rates
     labels = (rng.random(rows) < probabilities).astype(np.float32)
@@ -82,13 +83,3 @@ def write_drift(world: PlantedDrift, folder: Path) -> ClickLog:
     fields = tuple(ColumnSpec(name=name, encoder=VocabularyConfig()) for name in ("user", "ad"))
     spec = LogSpec(columns=fields, parts=ByColumnConfig(validation=(), test=()))
     return encode_log((TableFile(path=folder / "rows.parquet"),), spec, folder / "log", overwrite=True)
-
-
-def _exposures(pairs: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
-    """How often each value occurred up to each row, itself included."""
-    order = np.argsort(pairs, kind="stable")
-    first = np.flatnonzero(np.r_[True, np.diff(pairs[order]) != 0])
-    sizes = np.diff(first, append=len(pairs))
-    counts = np.empty(len(pairs), dtype=np.int64)
-    counts[order] = np.arange(len(pairs)) - np.repeat(first, sizes) + 1
-    return counts

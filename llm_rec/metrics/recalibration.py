@@ -92,7 +92,8 @@ def recalibrate(
 def unweighted_negatives(mean_weight: float) -> Affine:
     """p = q / (q + (1 - q) / w): the odds of a model whose negatives weighed `mean_weight` in training, times it.
 
-    Exact where the weight does not depend on the row; for weights that do it is the correction of the spec's average.
+    Exact where the weight does not depend on the row, and an average where it does; for a weight a row see
+    `llm_rec.ctr.repeated_exposure.debiased`.
 
     >>> float(sigmoid(unweighted_negatives(0.25)(np.array([0.0])))[0])
     0.2
