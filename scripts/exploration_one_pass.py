@@ -104,27 +104,31 @@ class WearCell:
     """Two passes over a planted log whose ads wear out, with and without weights of repeated exposures.
 
     What is asked of both is the second half: its rows as they are, and its first exposures, which no wear has touched.
-    The correction has the mean weight of the negatives of the first half.
+    Two corrections: by the mean weight of the negatives of the first half, and by each row's own weight.
     """
 
     out: Path
     rows: int
 
     def __call__(self, cell: Cell) -> list[Record]:
-        world = planted_drift(self.rows, turns=0, wear=WEAR, seed=cell.seed)
-        weights = exposure_weights(world.exposures, world.labels, RepeatedExposureConfig(decay=WEAR))
+        world = planted_drift(self.rows, num_users=self.rows // 200, turns=0, wear=WEAR, seed=cell.seed)
+        config = RepeatedExposureConfig(decay=WEAR)
+        weights = exposure_weights(world.exposures, world.labels, config)
+        own = exposure_weights(world.exposures, np.zeros(len(world)), config)  # as if nobody had clicked
         half = len(world) // 2
         with one_thread(), TemporaryDirectory(dir=self.out) as folder:
             log = write_drift(world, Path(folder))
             plain = one_pass(log, cell.seed).logits
             weighted = one_pass(log, cell.seed, weights).logits
-        corrected = unweighted_negatives(float(weights[:half][world.labels[:half] < 0.5].mean()))(weighted)
+        by_mean = unweighted_negatives(float(weights[:half][world.labels[:half] < 0.5].mean()))(weighted)
+        found = {"without weights": plain, "with weights": weighted, "corrected by the mean": by_mean}
+        found["corrected by row"] = weighted + np.log(own)  # `debiased`, in logits
         later = np.arange(len(world)) >= half
         records = []
-        for name, logits in (("without weights", plain), ("with weights", weighted), ("corrected", corrected)):
+        for name, logits in found.items():
             for rows, mask in (("all", later), ("first exposures", later & (world.exposures == 1))):
-                found = click_metrics(logits[mask], world.labels[mask], num_buckets=20)
-                records += metric_records(found, {"what": name, "rows": rows})
+                metrics = click_metrics(logits[mask], world.labels[mask], num_buckets=20)
+                records += metric_records(metrics, {"what": name, "rows": rows})
         return records
 
 

@@ -65,7 +65,7 @@ def test_the_table_holds_every_policy_and_a_rerun_does_nothing(bandit, tmp_path,
     assert "| one pass | 8 |" in text
     assert "| frozen | 2 |" not in text
     assert "| isotonic |" in text
-    assert "| corrected | first exposures |" in text
+    assert "| corrected by row | first exposures |" in text
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     assert script.main() == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == cells
