@@ -69,12 +69,16 @@ class Schema:
 
     `history` names the categorical fields that past events of the user have too, the one that tells events apart (the
     item) first; empty when rows have no past. A field and its past share one vocabulary.
+
+    `domain` names the categorical field whose values are domains (a page, a market): value v of its vocabulary, id
+    RESERVED + v, is domain v.
     """
 
     fields: tuple[Field, ...]
     labels: tuple[str, ...] = ("label",)
     group: str | None = None
     history: tuple[str, ...] = ()
+    domain: str | None = None
 
     def __post_init__(self) -> None:
         names = [*(field.name for field in self.fields), *self.labels]
@@ -86,6 +90,7 @@ class Schema:
         if not self.labels:
             raise ValueError("a schema needs at least one label")
         self._check_history()
+        self._check_domain()
         for first in self.id_fields:
             for other in self.id_fields:
                 if first.table is not None and first.table == other.table and first.size != other.size:
@@ -101,6 +106,16 @@ class Schema:
                 raise ValueError(f"history names {name!r}, which is no categorical field; there are {sorted(known)}")
             if name in self.history[:place]:
                 raise ValueError(f"history names {name!r} twice")
+
+    def _check_domain(self) -> None:
+        known = {field.name for field in self.fields if isinstance(field, Categorical)}
+        if self.domain is not None and self.domain not in known:
+            raise ValueError(f"domain names {self.domain!r}, which is no categorical field; there are {sorted(known)}")
+
+    @property
+    def num_domains(self) -> int:
+        """How many values the vocabulary of `domain` has; 1 where rows have no domain."""
+        return next((field.size - RESERVED for field in self.id_fields if field.name == self.domain), 1)
 
     @property
     def history_columns(self) -> tuple[int, ...]:

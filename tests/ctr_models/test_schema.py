@@ -45,6 +45,16 @@ def test_a_schema_that_cannot_be_laid_out_is_refused(
         Schema(fields=fields, labels=labels)
 
 
+def test_domains_are_the_values_of_a_categorical_field() -> None:
+    fields = (Categorical(name="page", size=5), Numeric(name="price"))
+    assert Schema(fields=fields, domain="page").num_domains == 3
+    assert Schema(fields=fields).num_domains == 1
+    with pytest.raises(
+        ValueError, match=r"^domain names 'price', which is no categorical field; there are \['page'\]$"
+    ):
+        Schema(fields=fields, domain="price")
+
+
 def test_fields_check_their_sizes() -> None:
     with pytest.raises(ValueError, match=r"field 'a': size must be above 2 \(padding, unknown, values\), got 2"):
         Categorical(name="a", size=2)
