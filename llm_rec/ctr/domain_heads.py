@@ -87,7 +87,7 @@ class HeadRows:
     def read(self, places: Int64[np.ndarray, "some"]) -> FeatureRows:
         """Rows by their places among those of the domain."""
         if self.kept:
-            return self.all.select(torch.from_numpy(places.astype(np.int64)))
+            return self.all.select(torch.from_numpy(places))
         return feature_rows(self.model, self.columns.select(self.rows[places]), self.label)
 
     @cached_property
@@ -123,7 +123,7 @@ class HeadBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[FeatureRows]:
         """Batches `first_step`, ... of `epoch` (counted from 1)."""
-        order = permutation(len(self.rows), [self.seed, epoch])
+        order = permutation(len(self.rows), [self.seed, epoch]).astype(np.int64)
         for step in range(first_step, len(self)):
             yield self.rows.read(order[step * self.batch_size : (step + 1) * self.batch_size])
 
