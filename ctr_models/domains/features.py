@@ -26,11 +26,14 @@ class DomainFeatures(NamedTuple):
 
 
 class BodyOutputs(NamedTuple):
-    """`experts` are outputs before any gate, for diagnostics and losses; `losses` are weighted already."""
+    """`experts` are outputs before any gate, for diagnostics; `losses` are weighted already; `gates` are the weights of
+    the last gate over the experts it sees, where the body has one.
+    """
 
     features: DomainFeatures
     experts: Float[Tensor, "experts batch dim"] | None
     losses: dict[str, Tensor]
+    gates: Float[Tensor, "views batch seen"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

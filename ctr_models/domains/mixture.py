@@ -107,9 +107,10 @@ class Streams(NamedTuple):
 class LevelOutputs(NamedTuple):
     """`views`: the mixtures of the heads; `shared`: that of the shared gate, if there is one; `experts` as seen."""
 
-    views: Float[Tensor, "views batch dim"]
+    views: Float[Tensor, "result_views batch dim"]
     shared: Float[Tensor, "1 batch dim"] | None
     experts: Float[Tensor, "experts batch dim"]
+    weights: Float[Tensor, "views batch seen"]
 
 
 class ExpertLevel(nn.Module):
@@ -146,9 +147,9 @@ class ExpertLevel(nn.Module):
         weights = self._weights(streams, routing, experts, 1 if specific is None else len(specific))
         views = self._mix_seen(weights, specific, shared) if hidden else self._mix_all(weights, experts, routing)
         if self.shared_gate is None or streams.shared is None:
-            return LevelOutputs(views, None, experts)
+            return LevelOutputs(views, None, experts, weights)
         common = self.shared_gate(streams.shared, EveryHead(1)).softmax(-1)
-        return LevelOutputs(views, mix(common, experts), experts)
+        return LevelOutputs(views, mix(common, experts), experts, weights)
 
     def _specific(self, streams: Streams, routing: Routing) -> Float[Tensor, "views batch copies_dim"] | None:
         if self.specific is None:
@@ -222,7 +223,7 @@ class ExpertMixture(nn.Module):
             out = level(streams, EveryHead(self.setting.num_heads))
             streams = Streams(out.views, out.shared, out.views, out.shared, separate=False)
         out = self.levels[-1](streams, routing)
-        return BodyOutputs(plain_features(out.views, self.setting.num_outputs), out.experts, {})
+        return BodyOutputs(plain_features(out.views, self.setting.num_outputs), out.experts, {}, out.weights)
 
     def _first(self, x: Float[Tensor, "tables batch width"]) -> Streams:
         match self.config.tables:

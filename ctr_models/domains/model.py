@@ -81,6 +81,13 @@ class DomainModel(nn.Module):
         found = self.body(batch, routing)
         return DomainOutputs(self._logits(found.features, routing), found.experts, found.losses)
 
+    def gate_weights(self, batch: FeatureBatch) -> Float[Tensor, "views batch seen"] | None:
+        """Weights of the last gate over the experts it sees, one view by domain and one a task; None where the body has
+        no such gate (heads that gate by themselves, or none at all).
+        """
+        gates: Tensor | None = self.body(batch, self._routing(self.domains_of(batch))).gates
+        return gates
+
     def features(self, batch: FeatureBatch) -> DomainFeatures:
         """All that the heads read. Keep it only of a backbone in evaluation mode: dropout would be one fixed draw."""
         features: DomainFeatures = self.body(batch, self._routing(self.domains_of(batch))).features
@@ -140,7 +147,7 @@ def build_domain_model(config: DomainModelConfig, schema: Schema, *, build_sourc
         schema=schema, dim=config.dim, num_heads=num_heads, by_task=config.by == "task", build_sources=build_sources
     )
     body = build_body(config.body, setting)
-    heads = build_heads(config.body, body, config.tower, 1 if config.heads == "root" else num_heads)
+    heads = build_heads(body, config.tower, 1 if config.heads == "root" else num_heads)
     return DomainModel(config, schema, body, heads)
 
 

@@ -1,4 +1,4 @@
-"""MLPs of which every head has its own, run by a routing; and softmax gates of them."""
+"""Linear maps and MLPs of which every head has its own, run by a routing."""
 
 from itertools import pairwise
 
@@ -7,7 +7,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.domains.routing import Routing
-from ctr_models.layers import Activation, MLPConfig, TableLinear, activate, table_linear
+from ctr_models.layers import Activation, MLPConfig, activate, table_linear, xavier
+
+
+class HeadLinear(nn.Module):
+    """A linear map for each of so many sets, heads or copies of heads; it starts as `TableLinear`."""
+
+    def __init__(self, num_sets: int, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(xavier(num_sets, inputs=inputs, outputs=outputs))
+        self.bias = nn.Parameter(torch.zeros(num_sets, outputs)) if bias else None
+
+    def forward(
+        self, rows: Float[Tensor, "groups size inward"], routing: Routing, copies: int = 1
+    ) -> Float[Tensor, "groups size outward"]:
+        """Of rows in groups, by the head of each group."""
+        bias = None if self.bias is None else routing.select(self.bias, copies)
+        return table_linear(rows, routing.select(self.weight, copies), bias)
 
 
 class HeadMLP(nn.Module):
@@ -19,16 +35,23 @@ class HeadMLP(nn.Module):
     """
 
     def __init__(
-        self, config: MLPConfig, num_heads: int, inputs: int, *, outputs: int | None = None, copies: int = 1
+        self,
+        config: MLPConfig,
+        num_heads: int,
+        inputs: int,
+        *,
+        outputs: int | None = None,
+        copies: int = 1,
+        last_bias: bool = True,
     ) -> None:
         super().__init__()
         sizes, sets = (inputs, *config.widths), num_heads * copies
         self.copies, self.activation = copies, config.activation
         self.input_dropout, self.dropout = nn.Dropout(config.input_dropout), nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(TableLinear(sets, inward, outward) for inward, outward in pairwise(sizes))
+        self.layers = nn.ModuleList(HeadLinear(sets, inward, outward) for inward, outward in pairwise(sizes))
         slopes = config.widths if config.activation == "prelu" else ()
         self.slopes = nn.ParameterList(nn.Parameter(torch.full((sets,), 0.25)) for _ in slopes)
-        self.last = None if outputs is None else TableLinear(sets, sizes[-1], outputs)
+        self.last = None if outputs is None else HeadLinear(sets, sizes[-1], outputs, bias=last_bias)
         self.width = (sizes[-1] if outputs is None else outputs) * copies
 
     def forward(
@@ -37,9 +60,9 @@ class HeadMLP(nn.Module):
         """`separate`: the rows hold the input of each copy, side by side; otherwise all copies read the same."""
         x = self._for_copies(routing.spread(self.input_dropout(rows)), separate)
         for number, layer in enumerate(self.layers):
-            x = self.dropout(self._activate(linear_of(layer, x, routing, self.copies), number, routing))
+            x = self.dropout(self._activate(layer(x, routing, self.copies), number, routing))
         if self.last is not None:
-            x = linear_of(self.last, x, routing, self.copies)
+            x = self.last(x, routing, self.copies)
         if self.copies > 1:
             x = torch.unflatten(x, 0, (-1, self.copies)).transpose(1, 2).flatten(2)
         return routing.collect(x)
@@ -57,14 +80,6 @@ class HeadMLP(nn.Module):
             return torch.where(x > 0, x, slope * x)
         named: Activation = self.activation
         return activate(x, named)
-
-
-def linear_of(
-    layer: TableLinear, rows: Float[Tensor, "groups size inward"], routing: Routing, copies: int = 1
-) -> Float[Tensor, "groups size outward"]:
-    """The linear layer of the head of each group."""
-    bias = None if layer.bias is None else routing.select(layer.bias, copies)
-    return table_linear(rows, routing.select(layer.weight, copies), bias)
 
 
 def check_no_batch_norm(name: str, config: MLPConfig) -> None:
