@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a recommender: SASRec, GRU4Rec, Caser or PAD, over ids, text, codes or mixtures",
     "clicks": "encode a click log, from raw files or from the workspace's own interactions",
     "train ctr": "train a click model: FM to DCNv2, product networks, multi-embedding, with codes and texts of items",
+    "train domains": "train a model of several domains or tasks, jointly or by the phases of D-Train",
     "evaluate": "rank the full catalog for a trained run, or score its click log; warm and cold apart",
     "recommend": "recommend for a user of the log, or for a raw history",
     "report": "compare runs in one table and one self-contained page, with paired tests",

@@ -6,25 +6,17 @@ too; a task is then a slice, as a domain is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
-from torch import Tensor, nn
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import nn
 
-from ctr_models.batch import FeatureBatch
 from ctr_models.encoders import Vocabulary
 from ctr_models.schema import RESERVED, Schema
 from llm_rec.ctr.evaluation import in_batches
 from llm_rec.data.columns import ClickColumns, ClickLog
 from llm_rec.errors import ConfigError
-from llm_rec.metrics.domains import DomainMetrics, Unit, domain_metrics
-
-
-class Scored(Protocol):
-    """A module of which every row gets a logit for its own domain, or one for each task."""
-
-    def __call__(self, batch: FeatureBatch) -> Float32[Tensor, "batch outputs"]: ...
+from llm_rec.metrics.domains import POOLED, DomainMetrics, Unit, domain_metrics, domain_slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +28,12 @@ class UnitRows:
     units: Int64[np.ndarray, "rows"]
     names: tuple[str, ...]
     groups: Int64[np.ndarray, "rows"] | None
+
+    def slices(self, unit: Unit) -> dict[str, Bool[np.ndarray, "rows"]]:
+        """A mask for each domain or task with rows; by domain, one of all rows before them."""
+        whole = {POOLED: np.ones(len(self.labels), dtype=bool)} if unit == "domain" else {}
+        found = domain_slices(self.units, self.names, unit)
+        return {**whole, **{name: mask for name, mask in found.items() if mask.any()}}
 
     def metrics(self, *, num_buckets: int = 45) -> DomainMetrics:
         """See `llm_rec.metrics.domains`."""

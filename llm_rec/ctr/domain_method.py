@@ -50,8 +50,8 @@ class DomainMethodConfig:
     def __post_init__(self) -> None:
         if self.embedding_l2 < 0:
             raise ConfigError(f"embedding_l2 must not be negative, got {self.embedding_l2}")
-        if self.model.heads == "root":
-            raise ConfigError("model.heads must be 'own': a root head is made, and split, by d_train")
+        if self.model.heads == "root" and self.d_train is not None:
+            raise ConfigError("d_train makes a root head and splits it; set model.heads to 'own'")
         if self.model.by == "task" and (self.d_train is not None or self.weighting != "sample"):
             raise ConfigError("d_train and weighting are for domains; leave them out for tasks")
         if self.model.by == "domain" and self.task_weights:

@@ -58,11 +58,10 @@ class RoutedDomains(nn.Module):
     def __init__(self, models: Sequence[DomainModel]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
-        self.first = models[0]
 
     def forward(self, batch: FeatureBatch) -> Float[Tensor, "batch 1"]:
         scores = torch.stack([model(batch)[:, 0] for model in self.models])
-        return scores.gather(0, self.first.domains_of(batch)[None]).T
+        return scores.gather(0, domain_model(self.models[0]).domains_of(batch)[None]).T
 
 
 @dataclass(frozen=True, eq=False)

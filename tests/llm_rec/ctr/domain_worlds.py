@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctr_models.domains.model import DomainModelConfig
-from ctr_models.domains.presets import shared_bottom
+from ctr_models.domains.presets import PRESETS, shared_bottom
 from ctr_models.embeddings import NormalInit
 from ctr_models.layers import MLPConfig
 from llm_rec.ctr.batches import ClickBatchConfig
@@ -14,7 +14,9 @@ from llm_rec.data.columns import ClickLog
 from llm_rec.training.trainer import TrainerConfig
 
 TRAINER = TrainerConfig(epochs=2, learning_rate=0.01, optimizer="adam", monitor="macro_auc", device="cpu")
-TINY = PlantedDomainsConfig(rows=400, evaluation_rows=60, sizes=(8.0, 4.0, 1.0), num_users=12, num_items=12)
+TINY = PlantedDomainsConfig(rows=300, evaluation_rows=60, sizes=(8.0, 4.0, 1.0), num_users=12, num_items=12)
+
+OWN_HEADS = [name for name, make in PRESETS.items() if make().by == "domain" and make().heads == "own"]
 
 
 def small(model: DomainModelConfig) -> DomainModelConfig:
@@ -25,7 +27,7 @@ def small(model: DomainModelConfig) -> DomainModelConfig:
 METHOD = DomainMethodConfig(
     model=small(shared_bottom()),
     init=NormalInit(std=0.3),
-    batches=ClickBatchConfig(batch_size=64),
+    batches=ClickBatchConfig(batch_size=100),
     trainer=TRAINER,
 )
 
