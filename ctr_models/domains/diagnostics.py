@@ -39,7 +39,8 @@ def mean_absolute_correlation(outputs: Float[Tensor, "experts batch dim"]) -> Fl
     experts, _, dim = unit.shape
     first, second = torch.tril_indices(experts, experts, -1, device=unit.device)
     correlations = torch.einsum("pbi,pbj->pij", unit[first], unit[second]).abs()
-    return correlations.sum() / max(len(first) * dim**2, 1)
+    mean: Tensor = correlations.sum() / max(len(first) * dim**2, 1)
+    return mean
 
 
 def linear_cka(outputs: Float[Tensor, "experts batch dim"]) -> Float[Tensor, "experts experts"]:
@@ -49,9 +50,11 @@ def linear_cka(outputs: Float[Tensor, "experts batch dim"]) -> Float[Tensor, "ex
     centred = outputs - outputs.mean(1, keepdim=True)
     products = torch.einsum("pbi,qbj->pqij", centred, centred).square().sum((2, 3))
     own = products.diagonal().sqrt()
-    return products / (own[:, None] * own).clamp(min=SMALL)
+    alignment: Tensor = products / (own[:, None] * own).clamp(min=SMALL)
+    return alignment
 
 
 def effective_experts(weights: Float[Tensor, "*shape experts"]) -> Float[Tensor, "*shape"]:
     """exp(entropy) of gate weights that sum to 1: from 1, all weight on one expert, to their number."""
-    return torch.special.entr(weights).sum(-1).exp()
+    number: Tensor = torch.special.entr(weights).sum(-1).exp()
+    return number

@@ -135,6 +135,24 @@ def test_rows_of_one_domain_move_its_head_alone(name):
 
 
 @pytest.mark.parametrize("name", DOMAIN)
+def test_steps_on_rows_of_one_domain_leave_other_heads_bit_equal(name):
+    """Fresh moments, no weight decay: Adam moves nothing whose gradient is zero. The backbone is frozen."""
+    model = build(config_of(name), dtype=torch.float32).train()
+    model.body.eval()
+    backbone = [parameter.detach().clone() for parameter in model.backbone_parameters()]
+    heads = [[view.clone() for view in model.head_parameters(head)] for head in range(DOMAINS)]
+    optimizer = torch.optim.Adam(model.head_parameters(), 0.1)
+    for seed in range(3):
+        optimizer.zero_grad()
+        model(batch(20, seed, only=2)).square().sum().backward()
+        optimizer.step()
+    for head, before in enumerate(heads):
+        same = [torch.equal(old, new) for old, new in zip(before, model.head_parameters(head), strict=True)]
+        assert not any(same) if head == 2 else all(same)
+    assert all(torch.equal(old, new) for old, new in zip(backbone, model.backbone_parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", DOMAIN)
 def test_tiles_and_masks_give_equal_logits_and_gradients(name):
     sort, mask = build(config_of(name)).train(), build(config_of(name, dispatch="mask")).train()
     rows = batch(100)
@@ -177,6 +195,7 @@ def test_one_domain_runs_and_its_root_is_its_model(name):
     root = build(config_of(name, heads="root"), domains=1)
     root.load_state_dict(own.state_dict())
     assert own(rows).shape == (20, 1)
+    torch.testing.assert_close(own(rows), naive_logits(own, rows))
     assert torch.equal(root(rows), own(rows))
 
 
