@@ -27,6 +27,7 @@ VERBS = {
     "report": "compare runs in one table and one self-contained page, with paired tests",
     "analyze collapse": "whether a click model's embeddings collapsed: abundance, spectra, heat maps",
     "analyze sequence": "what a sequence model attends to, finds and separates: maps, search quality, gradients",
+    "analyze domains": "whether experts of a model of domains differ, gates mix, and tail embeddings collapsed",
     "export": "a click model for other servers: torch.export or ONNX",
     "demo": "all of the above on MovieLens-100k",
     "config show": "the effective settings of a verb, each with its origin",
