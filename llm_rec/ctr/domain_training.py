@@ -155,6 +155,9 @@ class _Run:
         """A copy of the model for each domain (a fresh one without `before`), trained on its rows alone."""
         models = []
         for domain, name in enumerate(domain_names(self.log)):
+            if not len(self._rows("train", domain)):
+                models.append(self._fresh() if before is None else _with_heads(before))
+                continue
             phase = self._whole_phase(before, mark, domain, name)
             (finished,) = run_phases([phase], self._place(domain))
             models.append(domain_model(finished.task.module))
@@ -190,12 +193,12 @@ class _Run:
         return DomainTask(model, weighting=method.weighting, label=LABEL, task_weights=method.task_weights)
 
     def _head_phase(self, base: DomainModel, mark: str, domain: int, name: str) -> Phase[FeatureRows] | None:
-        """None for a domain without validation rows."""
-        asked = self._rows("validation", domain)
-        if not len(asked):
+        """None for a domain without validation rows, or train rows (a sample of a log may have lost them)."""
+        asked, seen = self._rows("validation", domain), self._rows("train", domain)
+        if not len(asked) or not len(seen):
             return None
         kept = self._plan.cache_features
-        rows = HeadRows(base, self.log.part("train"), self._rows("train", domain), label=LABEL, kept=kept)
+        rows = HeadRows(base, self.log.part("train"), seen, label=LABEL, kept=kept)
         checked = HeadRows(base, self.log.part("validation"), asked, label=LABEL, kept=kept)
         names, trainer, method = own_names(base), self._last_trainer(asked), self.method
         return Phase(

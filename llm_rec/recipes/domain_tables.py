@@ -10,11 +10,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from llm_rec.analysis.domain_experts import analyse_domains
 from llm_rec.artifacts import canonical_json, fingerprint, read_manifest
 from llm_rec.codec import Plain, to_plain
 from llm_rec.ctr.domain_evaluation import score_units
 from llm_rec.ctr.domain_method import DomainMethodConfig
-from llm_rec.ctr.domain_training import TrainedDomains, train_domains
+from llm_rec.ctr.domain_training import RoutedDomains, TrainedDomains, train_domains
 from llm_rec.data.columns import ClickLog
 from llm_rec.experiment import Cell, CellResult, Record, cell_name, run_grid
 from llm_rec.metrics.click_intervals import figures
@@ -54,6 +55,19 @@ class DomainRow:
             "measures": [measure_name(measure) for measure in self.measures],
         }
         return {"made_from": fingerprint(canonical_json(parts)), **self.columns}
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertFigures:
+    """Figures of `analyse_domains` of one model; whole models for each domain have none in common."""
+
+    min_count: int = 2
+
+    def __call__(self, trained: TrainedDomains, log: ClickLog) -> list[Record]:
+        if isinstance(trained.model, RoutedDomains):
+            return []
+        found = analyse_domains(trained.model, log, min_count=self.min_count)
+        return [Record(name, value, {"slice": "all"}) for name, value in found.means().items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ def test_a_raw_row_of_an_unknown_domain_has_no_score(place: Path) -> None:
 
 
 def test_whole_models_are_saved_and_served_by_domain(place: Path) -> None:
-    plan = ("--method.d-train.pretrain=false", "--method.d-train.joint=false", "--method.d-train.last", "all")
+    plan = ("--method.d-train.no-pretrain", "--method.d-train.no-joint", "--method.d-train.last", "all")
     train(place, "--preset", "d_train-shared_bottom", *QUICK, *plan, "--name", "separate")
     scorer = load_domain_model(run_of(place, "separate") / "model")
     assert scorer.saved.routed
