@@ -109,7 +109,8 @@ def expert_report(outputs: Float[Tensor, "experts batch dim"]) -> ExpertReport:
     """Correlations and similarities of all pairs by one product: `ExpertReport`. At least two rows."""
     if outputs.shape[1] < 2:
         raise DataError(f"correlations need at least two rows, got {outputs.shape[1]}")
-    centred = (outputs - outputs.mean(1, keepdim=True)).double()
+    exact = outputs.double()
+    centred = exact - exact.mean(1, keepdim=True)
     deviations = centred.square().mean(1).sqrt()
     alive = deviations > SMALL
     scaled = torch.where(alive.unsqueeze(1), centred / deviations.clamp(min=SMALL).unsqueeze(1), 0.0)
@@ -131,7 +132,8 @@ def gate_entropy(weights: Float[Tensor, "views batch experts"]) -> Float64[Tenso
     >>> gate_entropy(torch.tensor([[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]])).exp().tolist()
     [[2.0, 1.0]]
     """
-    return torch.special.entr(weights.double()).sum(-1)
+    entropies: Tensor = torch.special.entr(weights.double()).sum(-1)
+    return entropies
 
 
 def domain_abundance(model: DomainModel, log: ClickLog, domain: int, *, min_count: int) -> tuple[float, float]:

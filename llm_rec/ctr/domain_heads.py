@@ -183,8 +183,11 @@ def row_figures(
 ) -> Mapping[str, float]:
     """AUC, GAUC and negated log loss of rows, where they exist."""
     values = figures(click_metrics(logits, labels, groups=groups))
-    ranked = {name: values[name] for name in ("auc", "gauc") if name in values}
-    return {**ranked, "-log_loss": -values["log_loss"]}
+    found = {"-log_loss": -values["log_loss"]}
+    for name in ("auc", "gauc"):
+        if name in values:
+            found[name] = values[name]
+    return found
 
 
 def _module(heads: object) -> nn.Module:

@@ -252,8 +252,8 @@ def _domain_field(fields: Sequence[_EntityField], config: LogRowsConfig) -> _Ent
 def _check_domains(domain: _EntityField, rows: Mapping[Part, Rows], split: Split, catalog: Catalog) -> None:
     """Every row has a domain, and one that train positives have."""
     values = domain.column.encoder.state["values"]
-    known = isinstance(values, list) and None in values
-    null = RESERVED + values.index(None) if known and isinstance(values, list) else -1
+    nulls = [place for place, value in enumerate(values) if value is None] if isinstance(values, list) else []
+    null = RESERVED + nulls[0] if nulls else -1
     for part, found in rows.items():
         entities = found.users if domain.by == USER else found.items.ravel() - 1
         ids = domain.by_entity[entities]

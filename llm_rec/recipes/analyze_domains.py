@@ -12,6 +12,7 @@ from llm_rec.analysis.domain_experts import (
 from llm_rec.artifacts import read_manifest, write_json
 from llm_rec.codec import Plain, plain_numbers
 from llm_rec.ctr.domain_training import RoutedDomains
+from llm_rec.data.log_spec import Part
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.click_runs import MODEL
 from llm_rec.recipes.console import say
@@ -60,7 +61,7 @@ def run(job: AnalyzeDomainsJob) -> DomainAnalysis:
     model = load_domain_model(folder / MODEL).model
     if isinstance(model, RoutedDomains):
         raise ConfigError(f"{folder} holds a model for each domain, which share nothing; analyse a shared one")
-    part = "test" if "test" in log.rows else "validation"
+    part: Part = "test" if "test" in log.rows else "validation"
     found = analyse_domains(model, log, part=part, max_rows=job.max_rows, min_count=job.min_count)
     tangled = None
     if job.user is not None and job.item is not None:

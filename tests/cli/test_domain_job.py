@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm_rec.artifacts import write_json
+from llm_rec.artifacts import read_json, write_json
 from llm_rec.cli import main
 from llm_rec.ctr.planted_domains import FIELDS, planted_domains
 from llm_rec.data.columns import ClickLog
@@ -158,6 +158,22 @@ def test_whole_models_are_saved_and_served_by_domain(place: Path) -> None:
     asked = [row for row, part in enumerate(WORLD.parts) if part == "test"]
     rows = {column: [values[row] for row in asked] for column, values in WORLD.columns.items()}
     np.testing.assert_allclose(scorer.logits(rows)[:, 0], load_logits(run_of(place, "separate")).logits, atol=1e-6)
+
+
+def test_analyze_writes_figures_of_experts_gates_tails_and_tasks(place: Path, capsys) -> None:
+    words = ("analyze", "domains", "--workspace", str(place / "ws"), "--name", "two-tasks")
+    main([*words, "--user", "user", "--item", "item"])
+    printed = capsys.readouterr().out
+    found = read_json(run_of(place, "two-tasks") / "domains.json")
+    assert f"expert correlation: {found['means']['expert_correlation']:.4f}" in printed
+    assert np.array(found["experts"]["similarity"]).shape == (4, 4)
+    assert len(found["effective_experts"]) == 2
+    assert all(1 <= value <= 4 for value in found["effective_experts"])
+    assert found["domains"] == ["d0", "d1", "d2"]
+    assert found["entanglement"]["tasks"] == ["click", "like"]
+    assert "user and item go together: set both, or neither" in refused(capsys, *words, "--user", "user")
+    error = refused(capsys, *words[:-1], "none")
+    assert "holds no run (run.json is missing)" in error
 
 
 def test_folders_become_one_log_of_domains(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_abundance_of_a_tail_is_that_of_the_values_its_rows_use(log):
         values, counts = np.unique(rows[:, log.schema.id_columns[name]], return_counts=True)
         kept = [value for value in values[counts >= 2].tolist() if value >= RESERVED]
         weight = table.embedding.weight.detach()[table.rows[name].start + np.array(kept)]
-        expected.append(float(information_abundance(torch.linalg.svdvals(weight))))
+        expected.append(information_abundance(np.linalg.svd(weight.double().numpy(), compute_uv=False)))
     assert domain_abundance(model, log, 2, min_count=2)[0] == pytest.approx(np.mean(expected), rel=1e-4)
 
 
@@ -110,7 +110,8 @@ def test_tables_that_follow_a_task_put_its_pairs_nearer(log):
     click, like = columns.labels.astype(bool).T
     for place, kind in enumerate((click & ~like, like & ~click, click & like)):
         assert found.distances[0, place] == pytest.approx(distance[kind].mean(), abs=1e-6)
-    wins = (distance[click & ~like][:, None] < distance[like & ~click]).mean()
+    first, second = distance[click & ~like][:, None], distance[like & ~click]
+    wins = (first < second).mean() + (first == second).mean() / 2
     assert found.order[0] == pytest.approx(wins, abs=1e-3)
     with pytest.raises(ConfigError, match="the log has no field 'shop'; its fields are user, item, segment, domain"):
         interest_entanglement(model, log, user="shop", item="item")
