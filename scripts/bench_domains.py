@@ -25,7 +25,7 @@ from bench_ctr_forms import in_milliseconds, take_turns
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ctr_models.domains.decorrelation import cross_expert_covariance
+from ctr_models.domains.covariance import cross_expert_covariance
 from ctr_models.domains.model import DomainModel
 from ctr_models.domains.networks import HeadMLP
 from ctr_models.domains.presets import mmoe

@@ -9,12 +9,20 @@ from ctr_models.domains.heads import Heads, TowerHeads
 from ctr_models.domains.hinet import HiNet, HiNetConfig
 from ctr_models.domains.mixture import ExpertMixture, ExpertMixtureConfig
 from ctr_models.domains.pepnet import PEPNet, PEPNetConfig
+from ctr_models.domains.scenario_hmoe import ScenarioHMoE, ScenarioHMoEConfig, ScoreMixtureHeads
 from ctr_models.domains.star import STAR, STARConfig, StarHeads
 from ctr_models.domains.table_experts import HeteroMoE, HeteroMoEConfig
 from ctr_models.layers import MLPConfig
 
 BodyConfig: TypeAlias = (
-    ExpertMixtureConfig | STARConfig | PEPNetConfig | AdaSparseConfig | HiNetConfig | CrocodileConfig | HeteroMoEConfig
+    ExpertMixtureConfig
+    | STARConfig
+    | PEPNetConfig
+    | AdaSparseConfig
+    | HiNetConfig
+    | ScenarioHMoEConfig
+    | CrocodileConfig
+    | HeteroMoEConfig
 )
 
 
@@ -31,6 +39,8 @@ def build_body(config: BodyConfig, setting: BodySetting) -> Body:
             return AdaSparse(config, setting)
         case HiNetConfig():
             return HiNet(config, setting)
+        case ScenarioHMoEConfig():
+            return ScenarioHMoE(config, setting)
         case CrocodileConfig():
             return Crocodile(config, setting)
         case HeteroMoEConfig():
@@ -44,6 +54,8 @@ def build_heads(body: Body, tower: MLPConfig, num_heads: int) -> Heads:
     match body:
         case Crocodile():
             return GatedHeads(body.config, body, tower, num_heads)
+        case ScenarioHMoE():
+            return ScoreMixtureHeads(body, tower, num_heads)
         case STAR():
             return StarHeads(tower, num_heads, body.width, scaled=body.norm is not None)
         case PEPNet():

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ctr_models.batch import FeatureBatch
 from ctr_models.checks import check_at_least
-from ctr_models.domains.decorrelation import CovarianceConfig, DecorrelationConfig, decorrelation
+from ctr_models.domains.covariance import CovarianceConfig
+from ctr_models.domains.decorrelation import DecorrelationConfig, decorrelation
 from ctr_models.domains.features import BodyOutputs, BodySetting, DomainFeatures, as_module
 from ctr_models.domains.fields import id_field_names, part_source
 from ctr_models.domains.networks import HeadMLP

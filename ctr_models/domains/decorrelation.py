@@ -1,12 +1,4 @@
-"""Losses that keep experts apart, from their outputs; the covariance loss of Crocodile (arXiv 2405.12706) is a
-reconstruction from secondary sources, since no code of it is public.
-
-    L_cov = (1 / d^2) sum_(p > q) || (O_p - mean O_p)^T (O_q - mean O_q) ||_1
-
-The statistic is that of the rows given: with several processes each has its own unless outputs are gathered first. The
-loss falls with the size of outputs too, which a tower can undo: look at `mean_absolute_correlation` and the deviation
-of each expert beside it (`ctr_models.domains.diagnostics`).
-"""
+"""Losses that keep experts apart, from their outputs: Crocodile's covariance and those that its paper compares with."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, assert_never
@@ -15,27 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ctr_models.domains.covariance import CovarianceConfig, check_decorrelation, cross_expert_covariance
 from ctr_models.losses.lists import at_least_float32
 
-Reduction = Literal["sum", "mean"]
 Similarity = Literal["dot", "cosine", "distance_correlation"]
 SMALL = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CovarianceConfig:
-    """`weight` is the paper's alpha, from 2e-5 on, for the sum over rows that it prints; for "mean" it is as much times
-    the rows of a batch. `include_self`: pairs p = q too, as one print of the formula has it. `max_rows`: the first rows
-    of a batch alone. Fewer rows give a larger loss a row, most of it noise, so the weight must be found anew.
-    """
-
-    weight: float = 2e-5
-    include_self: bool = False
-    reduction: Reduction = "sum"
-    max_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        _check(self.weight, self.max_rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +25,7 @@ class SimilarityConfig:
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.weight, self.max_rows)
+        check_decorrelation(self.weight, self.max_rows)
 
 
 DecorrelationConfig: TypeAlias = CovarianceConfig | SimilarityConfig
@@ -66,26 +42,6 @@ def decorrelation(config: DecorrelationConfig, outputs: Float[Tensor, "experts b
             return config.weight * pairwise_similarity(outputs, config.measure, max_rows=config.max_rows)
         case _:
             assert_never(config)
-
-
-def cross_expert_covariance(
-    outputs: Float[Tensor, "experts batch dim"],
-    *,
-    include_self: bool = False,
-    reduction: Reduction = "sum",
-    max_rows: int | None = None,
-) -> Float[Tensor, ""]:
-    """See the module. One product of all experts' outputs side by side gives the blocks of all pairs, in float32 at
-    least; "sum" adds up rows, "mean" divides by their number. Independent experts of variance 1 give about
-    M (M - 1) / 2 sqrt(2 N / pi).
-    """
-    centred = _centred(outputs[:, :max_rows])
-    experts, rows, dim = centred.shape
-    with torch.autocast(centred.device.type, enabled=False):
-        side_by_side = centred.transpose(0, 1).reshape(rows, experts * dim)
-        blocks = (side_by_side.T @ side_by_side).abs().view(experts, dim, experts, dim).sum((1, 3))
-    total = blocks.tril(0 if include_self else -1).sum() / dim**2
-    return total / max(rows, 1) if reduction == "mean" else total
 
 
 def pairwise_similarity(
@@ -113,11 +69,6 @@ def pairwise_similarity(
             assert_never(measure)
 
 
-def _centred(outputs: Float[Tensor, "experts batch dim"]) -> Float[Tensor, "experts batch dim"]:
-    values = at_least_float32(outputs)
-    return values - values.mean(1, keepdim=True) if values.shape[1] else values
-
-
 def _mean_product(values: Tensor, first: Tensor, second: Tensor) -> Float[Tensor, ""]:
     products = (values[first] * values[second]).sum(2).abs()
     return products.sum() / max(values.shape[1], 1)
@@ -132,10 +83,3 @@ def _centred_distances(values: Float[Tensor, "experts batch dim"]) -> Float[Tens
     distances = torch.where(apart, squares.where(apart, 1.0).sqrt(), 0.0)
     over_rows = distances.mean(2, keepdim=True)
     return distances - over_rows - over_rows.transpose(1, 2) + over_rows.mean(1, keepdim=True)
-
-
-def _check(weight: float, max_rows: int | None) -> None:
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"weight must be finite and not negative, got {weight}")
-    if max_rows is not None and max_rows < 2:
-        raise ValueError(f"max_rows must be at least 2, got {max_rows}")

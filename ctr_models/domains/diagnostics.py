@@ -55,6 +55,10 @@ def linear_cka(outputs: Float[Tensor, "experts batch dim"]) -> Float[Tensor, "ex
 
 
 def effective_experts(weights: Float[Tensor, "*shape experts"]) -> Float[Tensor, "*shape"]:
-    """exp(entropy) of gate weights that sum to 1: from 1, all weight on one expert, to their number."""
+    """exp(entropy) of gate weights that sum to 1: from 1, all weight on one expert, to their number.
+
+    >>> effective_experts(torch.tensor([0.5, 0.5, 0.0])).item()
+    2.0
+    """
     number: Tensor = torch.special.entr(weights).sum(-1).exp()
     return number

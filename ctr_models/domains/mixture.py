@@ -20,7 +20,8 @@ other heads; with more of them the shared stream carries some (STEM's code has i
 The multi-embedding baselines have no public model: each expert reading a table of its own is our definition. A gate
 reads the sum of the tables that its head's own experts read, with `gate_reads` "own_and_shared" also those of the
 shared experts, each once: that is x_k + x_s in STEM. Shared experts with batch normalisation normalise rows of all
-domains together.
+domains together. An MMoE whose gates go with the heads, as D-Train may have it, is `CrocodileConfig` with every switch
+off.
 """
 
 from dataclasses import dataclass

@@ -77,7 +77,7 @@ class DomainModel(nn.Module):
 
     def outputs(self, batch: FeatureBatch) -> DomainOutputs:
         """Logits with the losses of the body's own and its experts."""
-        routing = self._routing(self.domains_of(batch))
+        routing = self.routing(self.domains_of(batch))
         found = self.body(batch, routing)
         return DomainOutputs(self._logits(found.features, routing), found.experts, found.losses)
 
@@ -85,23 +85,29 @@ class DomainModel(nn.Module):
         """Weights of the last gate over the experts it sees, one view by domain and one a task; None where the body has
         no such gate (heads that gate by themselves, or none at all).
         """
-        gates: Tensor | None = self.body(batch, self._routing(self.domains_of(batch))).gates
+        gates: Tensor | None = self.body(batch, self.routing(self.domains_of(batch))).gates
         return gates
 
     def features(self, batch: FeatureBatch) -> DomainFeatures:
         """All that the heads read. Keep it only of a backbone in evaluation mode: dropout would be one fixed draw."""
-        features: DomainFeatures = self.body(batch, self._routing(self.domains_of(batch))).features
+        features: DomainFeatures = self.body(batch, self.routing(self.domains_of(batch))).features
         return features
 
     def from_features(
         self, features: DomainFeatures, domains: Int64[Tensor, "batch"]
     ) -> Float[Tensor, "batch outputs"]:
         """`forward` from its features; `domains` as `domains_of` gives them (by task they play no part)."""
-        return self._logits(features, self._routing(domains))
+        return self._logits(features, self.routing(domains))
 
     def domains_of(self, batch: FeatureBatch) -> Int64[Tensor, "batch"]:
         """See `ctr_models.domains.routing.domains_of`."""
         return domains_of(self.schema, batch)
+
+    def routing(self, domains: Int64[Tensor, "batch"]) -> Routing:
+        """How rows of these domains meet the heads."""
+        if self.config.by == "task":
+            return EveryHead(self.num_heads)
+        return by_domain(domains, self.num_heads, self.config.dispatch)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """All that no head has for itself."""
@@ -126,11 +132,6 @@ class DomainModel(nn.Module):
     def table_parameters(self) -> list[nn.Parameter]:
         """Parameters of the sources of field vectors, tables of gates among them."""
         return list(self.body.sources.parameters())
-
-    def _routing(self, domains: Int64[Tensor, "batch"]) -> Routing:
-        if self.config.by == "task":
-            return EveryHead(self.num_heads)
-        return by_domain(domains, self.num_heads, self.config.dispatch)
 
     def _logits(self, features: DomainFeatures, routing: Routing) -> Float[Tensor, "batch outputs"]:
         root = self.config.heads == "root"

@@ -13,6 +13,7 @@ from ctr_models.domains.hinet import HiNetConfig
 from ctr_models.domains.mixture import ExpertMixtureConfig
 from ctr_models.domains.model import DomainModelConfig
 from ctr_models.domains.pepnet import PEPNetConfig
+from ctr_models.domains.scenario_hmoe import ScenarioHMoEConfig
 from ctr_models.domains.star import STARConfig
 from ctr_models.domains.table_experts import HeteroMoEConfig, TableExpertConfig
 from ctr_models.interactions.aggregators import AggregatorConfig
@@ -68,6 +69,11 @@ def adasparse() -> DomainModelConfig:
 def hinet() -> DomainModelConfig:
     """Shared, own and others' extraction."""
     return DomainModelConfig(body=HiNetConfig())
+
+
+def scenario_hmoe(*, num_experts: int = 4) -> DomainModelConfig:
+    """MMoE whose scores are mixed again, over all scenarios."""
+    return DomainModelConfig(body=ScenarioHMoEConfig(num_experts=num_experts))
 
 
 def stem(*, num_shared: int = 8, num_specific: int = 1, num_levels: int = 1) -> DomainModelConfig:
@@ -164,6 +170,7 @@ PRESETS: MappingProxyType[str, Callable[[], DomainModelConfig]] = MappingProxyTy
         "pepnet": pepnet,
         "adasparse": adasparse,
         "hinet": hinet,
+        "scenario_hmoe": scenario_hmoe,
         "stem": stem,
         "stem_al": stem_al,
         "sdem": sdem,

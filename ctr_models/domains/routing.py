@@ -31,9 +31,10 @@ SMALLEST_TILE = 8
 
 @dataclass(frozen=True, slots=True)
 class EveryHead:
-    """All rows meet each of `num_heads` heads."""
+    """All rows meet each of `num_heads` heads; as a `root`, by the parameters of the only one."""
 
     num_heads: int
+    root: bool = False
 
     def spread(self, rows: Float[Tensor, "views batch width"]) -> Float[Tensor, "heads batch width"]:
         """One view for all heads is repeated, without a copy."""
@@ -45,7 +46,7 @@ class EveryHead:
 
     def select(self, parameter: Float[Tensor, "sets *shape"], copies: int = 1) -> Float[Tensor, "groups *shape"]:
         """Groups are heads, in order."""
-        return parameter
+        return parameter.expand(self.num_heads, *parameter.shape[1:]).contiguous() if self.root else parameter
 
     def own(self, views: Float[Tensor, "heads batch width"]) -> Float[Tensor, "heads batch width"]:
         """Every head's view."""
@@ -56,8 +57,8 @@ class EveryHead:
         return values.unsqueeze(1)
 
     def as_root(self) -> "EveryHead":
-        """One head is its own root."""
-        return self
+        """As `TileRouting.as_root`."""
+        return EveryHead(self.num_heads, root=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,8 +171,9 @@ def domains_of(schema: Schema, batch: FeatureBatch) -> Int64[Tensor, "batch"]:
 
 
 def _own(views: Tensor, domains: Int64[Tensor, "batch"]) -> Float[Tensor, "1 batch width"]:
-    rows = torch.arange(len(domains), device=domains.device)
-    return views[domains, rows].unsqueeze(0)
+    batch = len(domains)
+    places = domains * batch + torch.arange(batch, device=domains.device)
+    return views.flatten(0, 1).index_select(0, places).unsqueeze(0)
 
 
 def _select(parameter: Tensor, heads: Int64[Tensor, "groups"], copies: int) -> Tensor:

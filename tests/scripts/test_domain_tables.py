@@ -81,7 +81,7 @@ def test_phases_are_tested_against_joint_training_and_parts_against_the_whole(do
     assert named["Crocodile: nothing"] == "Crocodile"
     assert named["STAR"] == "one shared tower"
     assert "MMoE: joint" not in named
-    assert len({row.full_name for row in rows}) == len(rows) == 1 + 13 + 1 + 5 + 4 * 7
+    assert len({row.full_name for row in rows}) == len(rows) == 1 + 14 + 1 + 5 + 4 * 7
 
 
 def test_folders_and_ages_become_logs_of_domains(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from ctr_models.domains.hinet import HiNetConfig
 from ctr_models.domains.mixture import ExpertMixtureConfig
 from ctr_models.domains.model import DomainModelConfig
 from ctr_models.domains.pepnet import PEPNetConfig
+from ctr_models.domains.scenario_hmoe import ScenarioHMoEConfig
 from ctr_models.domains.star import STARConfig
 from ctr_models.domains.table_experts import HeteroMoEConfig, TableExpertConfig
 from ctr_models.interactions.network import ProductNetworkConfig
@@ -58,6 +59,7 @@ CASES = {
     "adasparse_binary": AdaSparseConfig(hidden=EXPERT, form="binary"),
     "adasparse_scaling": AdaSparseConfig(hidden=EXPERT, form="scaling"),
     "hinet": HiNetConfig(expert=EXPERT),
+    "scenario_hmoe": ScenarioHMoEConfig(num_experts=3, expert=EXPERT),
     "crocodile": CrocodileConfig(num_experts=3, expert=EXPERT, prior_dim=2),
     "crocodile_shared_gate": CrocodileConfig(
         num_experts=2, expert=EXPERT, gate_per_domain=False, prior_fields=("user", "page")
@@ -69,9 +71,13 @@ CASES = {
     "hetero_mean": HeteroMoEConfig(experts=MIXED, merge="mean"),
     "ame": HeteroMoEConfig(experts=DIMS),
 }
-BY_TASK = ("omoe", "ple", "stem", "stem_al", "me_ple", "pepnet", "adasparse", "hinet", "crocodile", "ame")
-BOTH = [*((name, "domain") for name in CASES), *((name, "task") for name in BY_TASK)]
-DOMAIN = [name for name, by in BOTH if by == "domain"]
+BY_TASK = ("omoe", "ple", "stem", "stem_al", "me_ple", "pepnet", "adasparse", "hinet", "scenario_hmoe")
+BY_TASK += ("crocodile", "ame")
+EVERY = [*((name, "domain") for name in CASES), *((name, "task") for name in BY_TASK)]
+DOMAIN = ("mmoe", "ple", "stem_levels", "stem_al", "me_ple", "star", "pepnet", "adasparse", "hinet", "scenario_hmoe")
+DOMAIN += ("crocodile", "crocodile_shared_gate", "hetero")
+BODIES = ("ple", "star", "pepnet", "adasparse", "hinet", "scenario_hmoe", "crocodile", "hetero")
+SOME = [*((name, "domain") for name in DOMAIN), *((name, "task") for name in ("ple", "stem", "pepnet", "crocodile"))]
 
 
 def config_of(name, by="domain", **settings):

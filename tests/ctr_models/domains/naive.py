@@ -9,6 +9,7 @@ from ctr_models.domains.hinet import HiNet
 from ctr_models.domains.mixture import ExpertMixture
 from ctr_models.domains.model import DomainModel
 from ctr_models.domains.pepnet import PEPNet
+from ctr_models.domains.scenario_hmoe import ScenarioHMoE
 from ctr_models.domains.star import STAR
 from ctr_models.domains.table_experts import HeteroMoE
 
@@ -39,6 +40,8 @@ def one_logit(model, vectors, head, row, found, domains):
             view = adasparse(body, vectors[0][0])
         case HiNet():
             view = hinet(body, x[0], head)
+        case ScenarioHMoE():
+            return scenario_hmoe(model, x[0], head)
         case Crocodile():
             view = crocodile(model, vectors, head)
         case HeteroMoE():
@@ -168,9 +171,23 @@ def hinet(body, x, head):
     heads = body.setting.num_heads
     scenarios = [extracted(body.scenarios, number) for number in range(heads)]
     others = [number for number in range(heads) if number != head]
-    weights = torch.ones(1) if body.attention is None else of_set(body.attention, head, x)[others].softmax(0)
-    taken = sum(weight * scenarios[number] for weight, number in zip(weights, others, strict=True))
+    weights = torch.ones(len(others)) if body.attention is None else of_set(body.attention, head, x)[others].softmax(0)
+    none = torch.zeros_like(scenarios[head])
+    taken = sum((weight * scenarios[number] for weight, number in zip(weights, others, strict=True)), none)
     return torch.cat([extracted(body.common, 0), scenarios[head], taken])
+
+
+def scenario_hmoe(model, x, head):
+    body, heads = model.body, model.heads
+    outputs = [of_plain(body.experts, number, x) for number in range(body.config.num_experts)]
+    scores = []
+    for other in range(model.num_heads):
+        weights = of_set(body.gate, other, x).softmax(0)
+        z = sum(weight * output for weight, output in zip(weights, outputs, strict=True))
+        score = of_set(heads.towers, other, z)
+        scores.append(score if other == head else score.detach())
+    weights = of_set(heads.gate, head, x).softmax(0)
+    return sum(weight * score for weight, score in zip(weights, scores, strict=True))[0]
 
 
 def crocodile(model, vectors, head):

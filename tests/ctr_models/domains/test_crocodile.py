@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ctr_models.domains.covariance import cross_expert_covariance
 from ctr_models.domains.crocodile import CrocodileConfig
-from ctr_models.domains.decorrelation import cross_expert_covariance
 from ctr_models.domains.mixture import ExpertMixtureConfig
 from ctr_models.domains.model import DomainModelConfig
 from ctr_models.embeddings import EmbeddingTable
@@ -22,7 +22,7 @@ def of(**settings):
 @pytest.mark.parametrize("name", ["crocodile", "crocodile_scalar", "crocodile_shared_gate", "crocodile_off"])
 def test_weights_sum_to_one_over_experts_for_every_dimension(name):
     model, rows = build(config_of(name)), batch()
-    weights = model.heads.weights(model.features(rows), model._routing(model.domains_of(rows)))
+    weights = model.heads.weights(model.features(rows), model.routing(model.domains_of(rows)))
     per_dimension = name in ("crocodile", "crocodile_shared_gate")
     assert weights.shape == (1, 40, model.config.body.num_experts, 5 if per_dimension else 1)
     torch.testing.assert_close(weights.sum(2), torch.ones_like(weights[:, :, 0]))
@@ -59,7 +59,7 @@ def test_with_every_switch_off_it_is_mmoe_with_domains_for_tasks():
 
 def test_a_scalar_gate_mixes_as_mmoe_does():
     model, rows = build(config_of("crocodile_scalar")), batch()
-    features, routing = model.features(rows), model._routing(model.domains_of(rows))
+    features, routing = model.features(rows), model.routing(model.domains_of(rows))
     weights = model.heads.weights(features, routing)[..., 0]
     mixed = torch.einsum("vbe,bed->vbd", weights, features.vectors)
     expected = model.heads.towers(mixed, routing)[0]

@@ -5,13 +5,8 @@ import math
 import pytest
 import torch
 
-from ctr_models.domains.decorrelation import (
-    CovarianceConfig,
-    SimilarityConfig,
-    cross_expert_covariance,
-    decorrelation,
-    pairwise_similarity,
-)
+from ctr_models.domains.covariance import CovarianceConfig, cross_expert_covariance
+from ctr_models.domains.decorrelation import SimilarityConfig, decorrelation, pairwise_similarity
 from ctr_models.domains.diagnostics import (
     effective_experts,
     expert_diagnostics,

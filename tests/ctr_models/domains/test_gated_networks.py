@@ -10,6 +10,7 @@ from ctr_models.domains.hinet import HiNetConfig
 from ctr_models.domains.model import DomainModelConfig, build_domain_model
 from ctr_models.domains.pepnet import Gate, PEPNetConfig
 from ctr_models.domains.routing import EveryHead
+from ctr_models.domains.scenario_hmoe import ScenarioHMoEConfig
 from ctr_models.layers import MLPConfig
 from ctr_models.schema import Categorical, Schema
 from tests.ctr_models.domains.cases import config_of
@@ -53,7 +54,7 @@ def test_gates_that_are_all_one_leave_a_tower_for_each_domain():
         for parameter in gate.last.parameters():
             torch.nn.init.zeros_(parameter)
     x = model.body.sources[0](rows)[0].flatten(1).unsqueeze(0)
-    routing = model._routing(model.domains_of(rows))
+    routing = model.routing(model.domains_of(rows))
     for tower in model.body.towers:
         x = tower(x, routing)
     torch.testing.assert_close(model.features(rows).vectors[:, 0], x[0])
@@ -171,3 +172,23 @@ def test_wrong_settings_of_hinet_are_named():
         HiNetConfig(num_sub_experts=0)
     with pytest.raises(ValueError, match=r"^an expert needs at least one hidden layer$"):
         HiNetConfig(expert=MLPConfig(widths=()))
+
+
+# --- scenario HMoE -------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_all_scenarios_count_but_teach_their_own_towers_alone():
+    model, rows = build(config_of("scenario_hmoe")).train(), batch(30, only=1)
+    before = model(rows)
+    before.square().sum().backward()
+    assert all(p.grad[[0, 2]].abs().max() == 0 for p in model.head_parameters())
+    with torch.no_grad():
+        model.heads.towers.last.bias[2] += 1.0
+    assert (model(rows) > before).all()
+
+
+def test_wrong_settings_of_scenario_hmoe_are_named():
+    with pytest.raises(ValueError, match=r"^num_experts must be at least 2, got 1$"):
+        ScenarioHMoEConfig(num_experts=1)
+    with pytest.raises(ValueError, match=r"^an expert needs at least one hidden layer$"):
+        ScenarioHMoEConfig(expert=MLPConfig(widths=()))
