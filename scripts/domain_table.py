@@ -45,7 +45,8 @@ from llm_rec.training.trainer import TrainerConfig
 
 TITLES = {
     "shared_bottom": "Shared-Bottom", "omoe": "OMoE", "mmoe": "MMoE", "ple": "PLE", "star": "STAR", "pepnet": "PEPNet",
-    "adasparse": "AdaSparse", "hinet": "HiNet", "scenario_hmoe": "ScenarioHMoE", "sdem": "SDEM", "me_mmoe": "ME-MMoE", "me_ple": "ME-PLE",
+    "adasparse": "AdaSparse", "hinet": "HiNet", "scenario_hmoe": "ScenarioHMoE", "sdem": "SDEM", "me_mmoe": "ME-MMoE",
+    "me_ple": "ME-PLE",
     "crocodile": "Crocodile", "hetero_moe": "HeteroMoE",
 }  # fmt: skip
 CORE = ("shared_bottom", "mmoe", "ple", "star", "pepnet", "crocodile")

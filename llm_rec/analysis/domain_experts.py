@@ -1,7 +1,7 @@
 """Whether the experts of a model of domains or tasks differ, whose tables collapsed, and whether interests entangle.
 
-Experts by `ctr_models.domains.diagnostics`: covariance can be driven to 0 by shrinking outputs while the tower grows, so
-standard deviations stand beside correlations.
+Experts by `ctr_models.domains.diagnostics`: covariance can be driven to 0 by shrinking outputs while the tower grows,
+so standard deviations stand beside correlations.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,10 @@ from llm_rec.metrics.classification import auc
 
 @dataclass(frozen=True, eq=False)
 class DomainAnalysis:
-    """`experts`: None for a model without experts, or with one. `effective_experts` by domain or task: exp of the entropy
-    of the gate's weights, a mean over rows; None where no gate weighs experts. `abundance` by domain: information abundance of
-    the values that rows of a domain use often enough, mean over fields and tables; NaN where it keeps none.
+    """`experts`: None for a model without experts, or with one. `effective_experts` by domain or task: exp of the
+    entropy of the gate's weights, a mean over rows; None where no gate weighs experts. `abundance` by domain:
+    information abundance of the values that rows of a domain use often enough, mean over fields and tables; NaN where
+    it keeps none.
     """
 
     names: tuple[str, ...]
