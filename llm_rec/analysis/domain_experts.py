@@ -65,8 +65,8 @@ def analyse_domains(
     numbers = domain_numbers(log.schema, columns)
     effective = None
     if gates is not None and gates.shape[-1] > 1:
-        number = effective_experts(gates.double()).expand(len(names) if by_task else 1, -1).numpy()
-        views = [number[place if by_task else 0] for place in range(len(names))]
+        number = effective_experts(gates.double()).expand(max(len(gates), len(names)), -1).numpy()
+        views = [number[place] for place in range(len(names))]
         rows = [np.full(len(columns), True) if by_task else numbers == place for place in range(len(names))]
         effective = np.array([_mean(view, kept) for view, kept in zip(views, rows, strict=True)])
     found = [domain_abundance(model, log, domain, min_count=min_count) for domain in range(log.schema.num_domains)]

@@ -115,7 +115,7 @@ def test_evaluate_scores_another_part_and_report_compares_with_a_click_model(pla
     assert again.metrics["validation"] == Report.load(run_of(place, "shared_bottom")).metrics["validation"]
     fm = ("--preset", "fm", "--method.trainer.epochs", "1", "--evaluation.samples", "5")
     main(["train", "ctr", *workspace, *fm, "--log", "domains"])
-    names = ("fm", "shared_bottom", "d_train-shared_bottom")
+    names = ("fm", "shared_bottom")
     main(["report", *workspace, "--names", *names, "--baseline", "fm"])
     comparison = Comparison.load(place / "ws" / "report")
     tested = {named.difference.slice for named in comparison.differences}
