@@ -36,10 +36,9 @@ from llm_rec.ctr.d_train import PHASE_GRID
 from llm_rec.ctr.domain_method import DomainMethodConfig
 from llm_rec.ctr.domain_task import Weighting
 from llm_rec.ctr.planted_domains import PlantedDomainsConfig, planted_domains, write_domains
-from llm_rec.metrics.domains import is_domain_slice
 from llm_rec.recipes.click_logs import InteractionRowsConfig, click_log, folders_log
 from llm_rec.recipes.click_tables import click_exit_status, write_click_results
-from llm_rec.recipes.domain_tables import TESTED, DomainRow, ExpertFigures, run_domains, select_domains
+from llm_rec.recipes.domain_tables import TESTED, DomainRow, ExpertFigures, by_domain, run_domains, select_domains
 from llm_rec.recipes.tables import grid_options
 from llm_rec.training.trainer import TrainerConfig
 
@@ -58,8 +57,7 @@ METRICS = (
     *("parameters", "updates", "rows_per_second", "expert_correlation", "expert_deviation", "effective_experts"),
     *("abundance_tail", "abundance_tail_over_initial"),
 )
-BY_DOMAIN = ("auc", "gauc", "log_loss", "rows")
-COLUMNS = ("data", "slice")
+COLUMNS = ("data",)
 
 
 def main() -> int:
@@ -69,16 +67,15 @@ def main() -> int:
     rows = [*planted_rows(args), *data_rows(args)]
     rows = select_domains(rows, args.rows or (QUICK if args.quick else ()))
     results = run_domains(args.out, rows, jobs=args.jobs, quick=args.quick)
-    slices = {record.columns.get("slice") for result in results for record in result.records}
     text = write_click_results(
         args.out,
         results,
         title="Models of several domains",
-        metrics=(*METRICS, *BY_DOMAIN),
+        metrics=METRICS,
         columns=COLUMNS,
-        slices=("all", *sorted(name for name in slices if isinstance(name, str) and is_domain_slice(name))),
         pairs=list(pairs(rows)),
         tested=TESTED,
+        notes=[by_domain(results, COLUMNS)],
     )
     print(text)
     return click_exit_status(results)

@@ -20,10 +20,9 @@ from ctr_models.domains.presets import PRESETS
 from ctr_models.embeddings import NormalInit
 from llm_rec.ctr.batches import ClickBatchConfig
 from llm_rec.ctr.domain_method import DomainMethodConfig
-from llm_rec.metrics.domains import is_domain_slice
 from llm_rec.recipes.click_logs import TASKS, task_log
 from llm_rec.recipes.click_tables import click_exit_status, write_click_results
-from llm_rec.recipes.domain_tables import DomainRow, ExpertFigures, run_domains, select_domains
+from llm_rec.recipes.domain_tables import TESTED, DomainRow, ExpertFigures, by_domain, run_domains, select_domains
 from llm_rec.recipes.tables import grid_options
 from llm_rec.training.trainer import TrainerConfig
 
@@ -32,7 +31,10 @@ TITLES = {
     "stem_al": "STEM-AL", "ame": "AME", "me_mmoe": "ME-MMoE", "me_ple": "ME-PLE", "hetero_moe": "HeteroMoE",
 }  # fmt: skip
 QUICK = ("single task: income", "Shared-Bottom", "STEM")
-METRICS = ("auc", "log_loss", "ece", "macro_auc", "worst_auc", "parameters", "rows_per_second", "updates")
+METRICS = (
+    *("macro_auc", "worst_auc", "macro_log_loss", "parameters", "updates", "rows_per_second"),
+    *("expert_correlation", "effective_experts"),
+)
 BASELINE = "Shared-Bottom"
 
 
@@ -42,15 +44,15 @@ def main() -> int:
         args.seeds, args.epochs = 1, args.epochs or 1
     rows = select_domains(list(table_rows(args)), args.rows or (QUICK if args.quick else ()))
     results = run_domains(args.out, rows, jobs=args.jobs, quick=args.quick)
-    slices = {record.columns.get("slice") for result in results for record in result.records}
     text = write_click_results(
         args.out,
         results,
         title="Two tasks of census-income",
         metrics=METRICS,
-        slices=("all", *sorted(name for name in slices if isinstance(name, str) and is_domain_slice(name))),
+        columns=(),
         pairs=[(row.name, BASELINE) for row in rows if row.name != BASELINE],
-        tested=("macro_auc", "worst_auc"),
+        tested=TESTED,
+        notes=[by_domain(results)],
     )
     print(text)
     return click_exit_status(results)

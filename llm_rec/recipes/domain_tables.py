@@ -17,15 +17,17 @@ from llm_rec.ctr.domain_evaluation import score_units
 from llm_rec.ctr.domain_method import DomainMethodConfig
 from llm_rec.ctr.domain_training import RoutedDomains, TrainedDomains, train_domains
 from llm_rec.data.columns import ClickLog
-from llm_rec.experiment import Cell, CellResult, Record, cell_name, run_grid
+from llm_rec.experiment import Cell, CellResult, Record, cell_name, run_grid, table
 from llm_rec.metrics.click_intervals import figures
-from llm_rec.metrics.domains import DomainMetrics, Unit, slice_names
+from llm_rec.metrics.domains import DomainMetrics, Unit, is_domain_slice, slice_names
 from llm_rec.processes import one_thread
+from llm_rec.recipes.click_markdown import click_markdown
 from llm_rec.recipes.click_tables import full_name, measure_name, open_log
 from llm_rec.recipes.console import say
 from llm_rec.recipes.tables import selected
 
 TESTED = ("macro_auc", "worst_auc")
+BY_DOMAIN = ("auc", "gauc", "log_loss", "ece", "rows")
 # A function of a module, so that workers find it, or a frozen dataclass of plain values that can be called.
 Measure: TypeAlias = Callable[[TrainedDomains, ClickLog], list[Record]]
 
@@ -133,6 +135,12 @@ def training_records(trained: TrainedDomains) -> list[Record]:
         "epochs": float(len(entries)),
     }
     return [Record(name, value, {"slice": "all"}) for name, value in values.items() if np.isfinite(value)]
+
+
+def by_domain(results: Sequence[CellResult], columns: Sequence[str] = ()) -> str:
+    """A table of its own for the figures of each domain or task, for the notes of a table of means."""
+    rows = [row for row in table(results) if is_domain_slice(str(row.columns.get("slice", "")))]
+    return click_markdown(rows, BY_DOMAIN, (*columns, "slice"))
 
 
 def select_domains(rows: Sequence[DomainRow], names: Sequence[str]) -> list[DomainRow]:

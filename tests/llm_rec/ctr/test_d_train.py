@@ -11,6 +11,7 @@ import torch
 
 from ctr_models.domains.model import split_heads
 from ctr_models.domains.presets import PRESETS
+from ctr_models.layers import MLPConfig
 from ctr_models.schema import RESERVED
 from llm_rec.artifacts import read_json
 from llm_rec.ctr.batches import to_batch
@@ -147,12 +148,18 @@ def fitted(base, log, domain, rows, asked):
     return task.module
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [*FEW, "mmoe with dropout"])
 def test_kept_features_train_the_heads_that_computed_ones_do(log, name, tmp_path):
-    kept = trained(method_of(name), log, folder=tmp_path).model
+    """Dropout of the backbone is off in both: kept features would be one draw of it, computed ones a draw a batch."""
+    method = method_of(name.split()[0])
+    if "dropout" in name:
+        body = replace(method.model.body, expert=MLPConfig(widths=(8,), dropout=0.5))
+        method = replace(method, model=replace(method.model, body=body))
+    kept = trained(method, log, folder=tmp_path).model
     for domain in range(3):
         shutil.rmtree(tmp_path / f"domain-00{domain}")
-    computed = trained(method_of(name, cache_features=False), log, folder=tmp_path).model
+    plan = replace(method.d_train, cache_features=False)
+    computed = trained(replace(method, d_train=plan), log, folder=tmp_path).model
     for domain in range(3):
         torch.testing.assert_close(heads(kept, domain), heads(computed, domain), rtol=0, atol=1e-6)
 
