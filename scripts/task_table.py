@@ -30,7 +30,7 @@ TITLES = {
     "shared_bottom": "Shared-Bottom", "omoe": "OMoE", "mmoe": "MMoE", "ple": "PLE", "stem": "STEM",
     "stem_al": "STEM-AL", "ame": "AME", "me_mmoe": "ME-MMoE", "me_ple": "ME-PLE", "hetero_moe": "HeteroMoE",
 }  # fmt: skip
-QUICK = ("single task: income", "Shared-Bottom", "STEM")
+QUICK = ("single task: income", "Shared-Bottom", "MMoE")
 METRICS = (
     *("macro_auc", "worst_auc", "macro_log_loss", "parameters", "updates", "rows_per_second"),
     *("expert_correlation", "effective_experts"),

@@ -20,7 +20,7 @@ from llm_rec.ctr.batches import to_batch
 from llm_rec.ctr.domain_evaluation import domain_numbers
 from llm_rec.ctr.domain_method import build_domain_click_model
 from llm_rec.errors import ConfigError
-from tests.llm_rec.ctr.domain_worlds import METHOD, small, tiny_log
+from tests.llm_rec.ctr.domain_worlds import METHOD, mostly_slow, small, tiny_log
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_effective_experts_are_means_over_the_rows_of_a_domain(log):
     assert found.means()["effective_experts"] == pytest.approx(np.mean(expected))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", mostly_slow([*PRESETS], "mmoe", "star", "crocodile", "scenario_hmoe", "stem"))
 def test_every_model_is_analysed(log, name):
     model = model_of(name, log)
     found = analyse_domains(model, log)

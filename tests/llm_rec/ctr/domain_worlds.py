@@ -1,7 +1,11 @@
 """Small logs and methods of several domains."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
 
 from ctr_models.domains.model import DomainModelConfig
 from ctr_models.domains.presets import PRESETS, shared_bottom
@@ -17,6 +21,11 @@ TRAINER = TrainerConfig(epochs=2, learning_rate=0.01, optimizer="adam", monitor=
 TINY = PlantedDomainsConfig(rows=300, evaluation_rows=60, sizes=(8.0, 4.0, 1.0), num_users=12, num_items=12)
 
 OWN_HEADS = [name for name, make in PRESETS.items() if make().by == "domain" and make().heads == "own"]
+
+
+def mostly_slow(names: Sequence[str], *quick: str) -> list[ParameterSet]:
+    """Parameters of a test, those that are not `quick` in the slow tier."""
+    return [pytest.param(name, marks=() if name in quick else (pytest.mark.slow,)) for name in names]
 
 
 def small(model: DomainModelConfig) -> DomainModelConfig:

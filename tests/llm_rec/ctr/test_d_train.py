@@ -34,7 +34,7 @@ from llm_rec.errors import ConfigError
 from llm_rec.metrics.classification import auc
 from llm_rec.training.loop import Loop
 from llm_rec.training.trainer import Trainer
-from tests.llm_rec.ctr.domain_worlds import METHOD, OWN_HEADS, TINY, TRAINER, small, tiny_log
+from tests.llm_rec.ctr.domain_worlds import METHOD, OWN_HEADS, TINY, TRAINER, mostly_slow, small, tiny_log
 from tests.llm_rec.ctr.domain_worlds import planted_domains as draw
 
 LAST = replace(TRAINER, monitor="auc", weight_decay=0.1)
@@ -74,9 +74,10 @@ def test_the_split_changes_no_score(log, name):
         assert torch.equal(root(batch), split_heads(root).eval()(batch))
 
 
-@pytest.mark.parametrize(("name", "tables"), [*((name, "dense") for name in FEW), ("mmoe", "lazy_adam")])
-def test_the_backbone_keeps_every_bit_in_the_last_phase(log, name, tables, tmp_path):
-    method = replace(method_of(name), tables=tables, embedding_l2=0.1)
+@pytest.mark.parametrize("name", mostly_slow([*FEW, "mmoe with row updates"], "star", "mmoe with row updates"))
+def test_the_backbone_keeps_every_bit_in_the_last_phase(log, name, tmp_path):
+    tables = "lazy_adam" if "row updates" in name else "dense"
+    method = replace(method_of(name.split()[0]), tables=tables, embedding_l2=0.1)
     folder = tmp_path / "run"
     before = trained(replace(method, d_train=replace(method.d_train, last="none")), log, folder=folder).model
     after = trained(method, log, folder=folder).model
@@ -148,7 +149,7 @@ def fitted(base, log, domain, rows, asked):
     return task.module
 
 
-@pytest.mark.parametrize("name", [*FEW, "mmoe with dropout"])
+@pytest.mark.parametrize("name", mostly_slow([*FEW, "mmoe with dropout"], "mmoe with dropout", "crocodile"))
 def test_kept_features_train_the_heads_that_computed_ones_do(log, name, tmp_path):
     """Dropout of the backbone is off in both: kept features would be one draw of it, computed ones a draw a batch."""
     method = method_of(name.split()[0])
@@ -165,9 +166,10 @@ def test_kept_features_train_the_heads_that_computed_ones_do(log, name, tmp_path
 
 
 def test_every_plan_of_the_grid_trains_and_whole_models_are_routed(log):
+    once = replace(TRAINER, epochs=1)
     for name, plan in PHASE_GRID.items():
-        method = method_of("shared_bottom")
-        found = trained(replace(method, d_train=replace(plan, last_trainer=LAST)), log)
+        method = replace(method_of("shared_bottom"), trainer=once)
+        found = trained(replace(method, d_train=replace(plan, last_trainer=replace(LAST, epochs=1))), log)
         expected = [*(["pretrain"] if plan.pretrain else []), *(["joint"] if plan.joint else [])]
         expected += [] if plan.last == "none" else [f"last/{domain}" for domain in domain_names(log)]
         assert list(found.results) == expected, name
