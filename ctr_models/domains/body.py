@@ -55,7 +55,7 @@ def build_heads(body: Body, tower: MLPConfig, num_heads: int) -> Heads:
         case Crocodile():
             return GatedHeads(body.config, body, tower, num_heads)
         case ScenarioHMoE():
-            return ScoreMixtureHeads(body, tower, num_heads)
+            return ScoreMixtureHeads(body, num_heads)
         case STAR():
             return StarHeads(tower, num_heads, body.width, scaled=body.norm is not None)
         case PEPNet():

@@ -4,8 +4,8 @@ sources, since no code of it is public.
     L_cov = (1 / d^2) sum_(p > q) || (O_p - mean O_p)^T (O_q - mean O_q) ||_1
 
 The statistic is that of the rows given: with several processes each has its own unless outputs are gathered first. The
-loss falls with the size of outputs too, which a tower can undo: look at the correlation and the deviation of each
-expert beside it (`ctr_models.domains.diagnostics`).
+loss falls with the size of outputs too, which a tower can undo, and a dead expert has no covariance: look at the
+correlation and the deviation of each expert beside it.
 """
 
 from dataclasses import dataclass

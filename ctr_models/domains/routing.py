@@ -9,8 +9,8 @@ brings results back:
   batch and domains alone say how many tiles there are, and the last tile of a domain is filled up with zeros;
 - `MaskRouting`: all heads over all rows, of which one result a row is kept: the plain reference.
 
-Forward and backward on one core, batch 4,096, towers 256-128-64-1, domains as uneven as 50 to 1: tiles are about 2, 2.5
-and 15 times as fast as masks for 3, 5 and 30 domains. One product a domain in a loop takes 0.6 to 0.8 of the tiles'
+Forward and backward on one core, batch 4,096, towers 256-128-64-1, domains as uneven as 50 to 1: tiles are about 1.6,
+2.5 and 12 times as fast as masks for 3, 5 and 30 domains. One product a domain in a loop takes 0.6 to 0.7 of the tiles'
 time, but must wait for the device to count its rows (`scripts/bench_domains.py`).
 """
 
@@ -31,10 +31,9 @@ SMALLEST_TILE = 8
 
 @dataclass(frozen=True, slots=True)
 class EveryHead:
-    """All rows meet each of `num_heads` heads; as a `root`, by the parameters of the only one."""
+    """All rows meet each of `num_heads` heads."""
 
     num_heads: int
-    root: bool = False
 
     def spread(self, rows: Float[Tensor, "views batch width"]) -> Float[Tensor, "heads batch width"]:
         """One view for all heads is repeated, without a copy."""
@@ -46,7 +45,7 @@ class EveryHead:
 
     def select(self, parameter: Float[Tensor, "sets *shape"], copies: int = 1) -> Float[Tensor, "groups *shape"]:
         """Groups are heads, in order."""
-        return parameter.expand(self.num_heads, *parameter.shape[1:]).contiguous() if self.root else parameter
+        return parameter
 
     def own(self, views: Float[Tensor, "heads batch width"]) -> Float[Tensor, "heads batch width"]:
         """Every head's view."""
@@ -57,8 +56,8 @@ class EveryHead:
         return values.unsqueeze(1)
 
     def as_root(self) -> "EveryHead":
-        """As `TileRouting.as_root`."""
-        return EveryHead(self.num_heads, root=True)
+        """One head is its own root, and tasks have none."""
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)

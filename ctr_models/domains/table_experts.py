@@ -29,14 +29,14 @@ from ctr_models.interactions.interaction import InteractionConfig, build_interac
 from ctr_models.interactions.network import FlattenConfig
 from ctr_models.layers import MLP, MLPConfig
 
-LAYERS, LINEAR = MLPConfig(widths=(64,)), MLPConfig(widths=())
+LAYERS, LINEAR, FLATTEN = MLPConfig(widths=(64,)), MLPConfig(widths=()), FlattenConfig()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableExpertConfig:
     """A table of `dim` (None: the model's), an interaction of its fields, and `num_experts` MLPs on the result."""
 
-    interaction: InteractionConfig = FlattenConfig()  # noqa: RUF009  a frozen value without settings
+    interaction: InteractionConfig = FLATTEN
     layers: MLPConfig = LAYERS
     dim: int | None = None
     num_experts: int = 1

@@ -59,7 +59,7 @@ CASES = {
     "adasparse_binary": AdaSparseConfig(hidden=EXPERT, form="binary"),
     "adasparse_scaling": AdaSparseConfig(hidden=EXPERT, form="scaling"),
     "hinet": HiNetConfig(expert=EXPERT),
-    "scenario_hmoe": ScenarioHMoEConfig(num_experts=3, expert=EXPERT),
+    "scenario_hmoe": ScenarioHMoEConfig(num_experts=3, expert=EXPERT, tower=MLPConfig(widths=(4,))),
     "crocodile": CrocodileConfig(num_experts=3, expert=EXPERT, prior_dim=2),
     "crocodile_shared_gate": CrocodileConfig(
         num_experts=2, expert=EXPERT, gate_per_domain=False, prior_fields=("user", "page")

@@ -184,7 +184,7 @@ def scenario_hmoe(model, x, head):
     for other in range(model.num_heads):
         weights = of_set(body.gate, other, x).softmax(0)
         z = sum(weight * output for weight, output in zip(weights, outputs, strict=True))
-        score = of_set(heads.towers, other, z)
+        score = of_set(body.towers, other, z)
         scores.append(score if other == head else score.detach())
     weights = of_set(heads.gate, head, x).softmax(0)
     return sum(weight * score for weight, score in zip(weights, scores, strict=True))[0]

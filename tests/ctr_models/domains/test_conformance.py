@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ctr_models.domains.body import BodyConfig
 from ctr_models.domains.model import DomainModelConfig, build_domain_model, split_heads
 from ctr_models.domains.presets import PRESETS
+from ctr_models.domains.routing import EveryHead
 from ctr_models.embeddings import EmbeddingTable
 from ctr_models.schema import RESERVED
 from llm_rec.codec import from_plain, to_plain
@@ -134,6 +135,15 @@ def test_parameters_of_backbone_and_heads_are_a_partition(config):
     assert {id(table.embedding.weight) for table in tables} <= {id(p) for p in model.table_parameters()}
     one = model.head_parameters(1)
     assert all(torch.equal(view, parameter[1]) for view, parameter in zip(one, heads, strict=True))
+
+
+@pytest.mark.parametrize("name", DOMAIN)
+def test_a_head_cut_out_of_its_model_scores_the_rows_of_its_domain(name):
+    model, rows = build(config_of(name)), batch(30, only=2)
+    features, expected = model.features(rows), model(rows)
+    for parameter in model.head_parameters():
+        parameter.data = parameter.data[2:]
+    torch.testing.assert_close(model.heads(features, EveryHead(1)), expected)
 
 
 def test_features_depend_on_no_head(config):

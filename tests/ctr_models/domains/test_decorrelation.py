@@ -1,4 +1,4 @@
-"""Losses that keep experts apart, and measures of how different they are."""
+"""Losses that keep experts apart, beside loops over pairs and known values."""
 
 import math
 
@@ -7,12 +7,6 @@ import torch
 
 from ctr_models.domains.covariance import CovarianceConfig, cross_expert_covariance
 from ctr_models.domains.decorrelation import SimilarityConfig, decorrelation, pairwise_similarity
-from ctr_models.domains.diagnostics import (
-    effective_experts,
-    expert_diagnostics,
-    linear_cka,
-    mean_absolute_correlation,
-)
 
 DOUBLE = torch.float64
 
@@ -145,45 +139,6 @@ def test_a_dead_expert_leaves_gradients_finite(measure):
 def test_distance_correlation_of_an_expert_with_its_scaled_shift_is_one():
     one = drawn(1, 12, 4, dtype=DOUBLE)
     assert float(pairwise_similarity(torch.cat([one, 3 * one + 5]), "distance_correlation")) == pytest.approx(1)
-
-
-def test_diagnostics_tell_a_dead_expert_from_an_independent_one():
-    outputs = drawn(3, 2000, 4)
-    outputs[2] = 1.5
-    found = expert_diagnostics(outputs)
-    assert found.std[:2].min() > 0.9
-    assert float(found.std[2]) == 0
-    assert float(cross_expert_covariance(outputs[[0, 2]])) == pytest.approx(0, abs=1e-3)
-    torch.testing.assert_close(found.cka.diagonal()[:2], torch.ones(2, dtype=DOUBLE))
-
-
-def test_correlation_does_not_fall_with_the_size_of_outputs():
-    outputs = drawn(3, 50, 4, dtype=DOUBLE)
-    torch.testing.assert_close(mean_absolute_correlation(outputs * 0.01), mean_absolute_correlation(outputs))
-    expected = torch.stack(
-        [
-            torch.corrcoef(torch.stack([outputs[p, :, i], outputs[q, :, j]]))[0, 1].abs()
-            for p in range(3)
-            for q in range(p)
-            for i in range(4)
-            for j in range(4)
-        ]
-    ).mean()
-    torch.testing.assert_close(mean_absolute_correlation(outputs), expected)
-
-
-def test_cka_is_one_for_a_rotation_and_small_for_independent_outputs():
-    outputs = drawn(1, 3000, 4, dtype=DOUBLE)
-    rotation = torch.linalg.qr(drawn(1, 4, 4, seed=1, dtype=DOUBLE)[0]).Q
-    other = drawn(1, 3000, 4, seed=2, dtype=DOUBLE)
-    cka = linear_cka(torch.cat([outputs, 2 * outputs @ rotation, other]))
-    assert float(cka[0, 1]) == pytest.approx(1)
-    assert float(cka[0, 2]) < 0.01
-
-
-def test_effective_experts_count_equal_weights():
-    weights = torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
-    torch.testing.assert_close(effective_experts(weights), torch.tensor([4.0, 1.0, 2.0]))
 
 
 @pytest.mark.parametrize("config", [CovarianceConfig, SimilarityConfig])

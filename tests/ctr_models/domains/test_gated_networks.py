@@ -181,9 +181,11 @@ def test_scores_of_all_scenarios_count_but_teach_their_own_towers_alone():
     model, rows = build(config_of("scenario_hmoe")).train(), batch(30, only=1)
     before = model(rows)
     before.square().sum().backward()
-    assert all(p.grad[[0, 2]].abs().max() == 0 for p in model.head_parameters())
+    towers = list(model.body.towers.parameters())
+    assert all(p.grad[[0, 2]].abs().max() == 0 for p in (*towers, *model.head_parameters()))
+    assert all(p.grad[1].ne(0).any() for p in towers)
     with torch.no_grad():
-        model.heads.towers.last.bias[2] += 1.0
+        model.body.towers.last.bias[2] += 1.0
     assert (model(rows) > before).all()
 
 
