@@ -1,7 +1,8 @@
 """Whether the experts of a model of domains or tasks differ, whose tables collapsed, and whether interests entangle.
 
-Experts by `ctr_models.domains.diagnostics`: covariance can be driven to 0 by shrinking outputs while the tower grows,
-so standard deviations stand beside correlations.
+Figures have the names of what they compute. The "diversity index" of the Crocodile paper (arXiv 2405.12706) has no
+published formula, and nothing here is called so. Covariance can be driven to 0 by shrinking outputs while the tower
+grows, so standard deviations stand beside correlations.
 """
 
 from dataclasses import dataclass
@@ -9,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from ctr_models.domains.diagnostics import ExpertDiagnostics, effective_experts, expert_diagnostics
 from ctr_models.domains.model import DomainModel
 from ctr_models.embeddings import EmbeddingTable
 from ctr_models.schema import RESERVED
@@ -24,6 +24,32 @@ from llm_rec.data.log_spec import Part
 from llm_rec.errors import ConfigError, DataError
 from llm_rec.metrics.classification import auc
 
+SMALL = 1e-8  # standard deviations below this are of a dead unit, which correlates with nothing
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertReport:
+    """Of the outputs of experts on some rows. `correlation`: mean absolute correlation between the dimensions of two
+    experts, dead ones left out (NaN where none is left); `similarity`: linear CKA of two experts. `deviation` is the
+    mean standard deviation of an expert's dimensions, `dead` the share of those without any.
+    """
+
+    correlation: Float64[np.ndarray, "experts experts"]
+    similarity: Float64[np.ndarray, "experts experts"]
+    deviation: Float64[np.ndarray, "experts"]
+    dead: Float64[np.ndarray, "experts"]
+
+    def means(self) -> dict[str, float]:
+        """Means over pairs of different experts, and over experts."""
+        pairs = np.triu_indices(len(self.deviation), 1)
+        found = {
+            "correlation": self.correlation[pairs],
+            "similarity": self.similarity[pairs],
+            "deviation": self.deviation,
+            "dead": self.dead,
+        }
+        return {name: float(np.nanmean(values)) for name, values in found.items() if np.isfinite(values).any()}
+
 
 @dataclass(frozen=True, eq=False)
 class DomainAnalysis:
@@ -34,7 +60,7 @@ class DomainAnalysis:
     """
 
     names: tuple[str, ...]
-    experts: ExpertDiagnostics | None
+    experts: ExpertReport | None
     effective_experts: Float64[np.ndarray, "units"] | None
     domains: tuple[str, ...]
     abundance: Float64[np.ndarray, "domains"]
@@ -42,7 +68,7 @@ class DomainAnalysis:
 
     def means(self) -> dict[str, float]:
         """Figures of tables; the tail is the domain with the fewest train rows."""
-        found = {} if self.experts is None else expert_means(self.experts)
+        found = {} if self.experts is None else {f"expert_{k}": v for k, v in self.experts.means().items()}
         if self.effective_experts is not None:
             found["effective_experts"] = float(np.nanmean(self.effective_experts))
         tail = {"abundance_tail": self.abundance[-1], "abundance_tail_over_initial": self.abundance_over_initial[-1]}
@@ -65,14 +91,14 @@ def analyse_domains(
     numbers = domain_numbers(log.schema, columns)
     effective = None
     if gates is not None and gates.shape[-1] > 1:
-        number = effective_experts(gates.double()).expand(max(len(gates), len(names)), -1).numpy()
+        number = gate_entropy(gates).exp().expand(max(len(gates), len(names)), -1).numpy()
         views = [number[place] for place in range(len(names))]
         rows = [np.full(len(columns), True) if by_task else numbers == place for place in range(len(names))]
         effective = np.array([_mean(view, kept) for view, kept in zip(views, rows, strict=True)])
     found = [domain_abundance(model, log, domain, min_count=min_count) for domain in range(log.schema.num_domains)]
     return DomainAnalysis(
         names=tuple(names),
-        experts=None if experts is None or len(experts) < 2 else expert_diagnostics(experts),
+        experts=None if experts is None or len(experts) < 2 else expert_report(experts),
         effective_experts=effective,
         domains=domain_names(log),
         abundance=np.array([pair[0] for pair in found]),
@@ -80,15 +106,35 @@ def analyse_domains(
     )
 
 
-def expert_means(found: ExpertDiagnostics) -> dict[str, float]:
-    """Mean absolute correlation and mean linear CKA of different experts; mean and smallest standard deviation."""
-    first, second = torch.tril_indices(len(found.std), len(found.std), -1)
-    return {
-        "expert_correlation": float(found.correlation),
-        "expert_similarity": float(found.cka[first, second].mean()),
-        "expert_deviation": float(found.std.mean()),
-        "smallest_expert_deviation": float(found.std.min()),
-    }
+def expert_report(outputs: Float[Tensor, "experts batch dim"]) -> ExpertReport:
+    """Correlations and similarities of all pairs by one product: `ExpertReport`. At least two rows."""
+    if outputs.shape[1] < 2:
+        raise DataError(f"correlations need at least two rows, got {outputs.shape[1]}")
+    exact = outputs.double()
+    centred = exact - exact.mean(1, keepdim=True)
+    deviations = centred.square().mean(1).sqrt()
+    alive = deviations > SMALL
+    scaled = torch.where(alive.unsqueeze(1), centred / deviations.clamp(min=SMALL).unsqueeze(1), 0.0)
+    pairs = torch.einsum("pbi,qbj->pqij", scaled, scaled).abs() / outputs.shape[1]
+    counted = torch.einsum("pi,qj->pq", alive.double(), alive.double())
+    products = torch.einsum("pbi,qbj->pqij", centred, centred).square().sum((2, 3))
+    norms = products.diagonal().sqrt()
+    return ExpertReport(
+        correlation=(pairs.sum((2, 3)) / counted).numpy(),
+        similarity=(products / (norms.unsqueeze(1) * norms)).numpy(),
+        deviation=deviations.mean(1).numpy(),
+        dead=(~alive).double().mean(1).numpy(),
+    )
+
+
+def gate_entropy(weights: Float[Tensor, "views batch experts"]) -> Float64[Tensor, "views batch"]:
+    """Entropy of each row's weights, in nats; exp of it counts experts as if all weighed alike.
+
+    >>> gate_entropy(torch.tensor([[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]])).exp().tolist()
+    [[2.0, 1.0]]
+    """
+    entropies: Tensor = torch.special.entr(weights.double()).sum(-1)
+    return entropies
 
 
 def domain_abundance(model: DomainModel, log: ClickLog, domain: int, *, min_count: int) -> tuple[float, float]:

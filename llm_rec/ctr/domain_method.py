@@ -7,7 +7,6 @@ from torch import nn
 
 from ctr_models.domains.model import DomainModel, DomainModelConfig, build_domain_model
 from ctr_models.domains.presets import shared_bottom
-from ctr_models.domains.scenario_hmoe import ScenarioHMoEConfig
 from ctr_models.embeddings import NormalInit, TableInit, schema_vectors
 from ctr_models.model import ParameterSplit
 from ctr_models.protocols import FieldSource
@@ -53,14 +52,6 @@ class DomainMethodConfig:
             raise ConfigError(f"embedding_l2 must not be negative, got {self.embedding_l2}")
         if self.model.heads == "root" and self.d_train is not None:
             raise ConfigError("d_train makes a root head and splits it; set model.heads to 'own'")
-        if (
-            isinstance(self.model.body, ScenarioHMoEConfig)
-            and self.d_train is not None
-            and self.d_train.last == "heads"
-        ):
-            raise ConfigError(
-                "heads of scenario_hmoe score for one another, so none is trained alone; set d_train.last"
-            )
         if self.model.by == "task" and (self.d_train is not None or self.weighting != "sample"):
             raise ConfigError("d_train and weighting are for domains; leave them out for tasks")
         if self.model.by == "domain" and self.task_weights:

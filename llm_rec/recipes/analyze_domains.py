@@ -89,9 +89,10 @@ def plain_figures(found: DomainAnalysis, tangled: InterestEntanglement | None) -
     if found.experts is not None:
         experts = found.experts
         plain["experts"] = {
-            "correlation": float(experts.correlation),
-            "similarity": plain_numbers(experts.cka.numpy()),
-            "deviation": plain_numbers(experts.std.numpy()),
+            "correlation": plain_numbers(experts.correlation),
+            "similarity": plain_numbers(experts.similarity),
+            "deviation": plain_numbers(experts.deviation),
+            "dead": plain_numbers(experts.dead),
         }
     if tangled is not None:
         plain["entanglement"] = {

@@ -7,7 +7,6 @@ phases of D-Train. Crocodile has the loss of its paper, a sum of means by domain
 from dataclasses import replace
 
 from ctr_models.domains.presets import PRESETS
-from ctr_models.domains.scenario_hmoe import ScenarioHMoEConfig
 from llm_rec.ctr.d_train import DTrainConfig
 from llm_rec.ctr.domain_method import DomainMethodConfig
 
@@ -21,13 +20,7 @@ def _method(name: str, plan: DTrainConfig | None = None) -> DomainMethodConfig:
     return DomainMethodConfig(model=model, weighting="domain_sum" if weighted else "sample", d_train=plan)
 
 
-def _has_separate_heads(name: str) -> bool:
-    """Heads of domains that can be trained alone; in ScenarioHMoE every tower scores every row."""
-    model = PRESETS[name]()
-    return model.by == "domain" and not isinstance(model.body, ScenarioHMoEConfig)
-
-
 DOMAIN_METHODS: dict[str, DomainMethodConfig] = {
     **{name: _method(name) for name in PRESETS},
-    **{f"{D_TRAIN}{name}": _method(name, DTrainConfig()) for name in PRESETS if _has_separate_heads(name)},
+    **{f"{D_TRAIN}{name}": _method(name, DTrainConfig()) for name in PRESETS if PRESETS[name]().by == "domain"},
 }

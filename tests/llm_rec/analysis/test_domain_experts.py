@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from ctr_models.domains.diagnostics import expert_diagnostics
 from ctr_models.domains.presets import PRESETS
 from ctr_models.schema import RESERVED
 from llm_rec.analysis.domain_experts import (
     analyse_domains,
     domain_abundance,
-    expert_means,
+    expert_report,
+    gate_entropy,
     interest_entanglement,
 )
 from llm_rec.analysis.spectrum import information_abundance
 from llm_rec.ctr.batches import to_batch
 from llm_rec.ctr.domain_evaluation import domain_numbers
 from llm_rec.ctr.domain_method import build_domain_click_model
-from llm_rec.errors import ConfigError
+from llm_rec.errors import ConfigError, DataError
 from tests.llm_rec.ctr.domain_worlds import METHOD, mostly_slow, small, tiny_log
 
 
@@ -33,15 +33,44 @@ def model_of(name, log, **settings):
     return build_domain_click_model(replace(METHOD, model=replace(small(PRESETS[name]()), **settings)), log.schema)
 
 
-def test_means_leave_out_an_expert_with_itself():
-    outputs = torch.randn(3, 60, 4, generator=torch.Generator().manual_seed(0))
-    outputs[1] = 2 * outputs[0]
-    found, values = expert_diagnostics(outputs), expert_means(expert_diagnostics(outputs))
-    pairs = [float(found.cka[p, q]) for p in range(3) for q in range(p)]
-    assert max(pairs) == pytest.approx(1.0)
-    assert values["expert_similarity"] == pytest.approx(np.mean(pairs))
-    assert values["smallest_expert_deviation"] == pytest.approx(min(found.std.tolist()))
-    assert values["expert_deviation"] == pytest.approx(outputs.double().std(1, unbiased=False).mean().item())
+def test_correlation_and_similarity_equal_loops_over_dimensions():
+    generator = torch.Generator().manual_seed(1)
+    outputs = torch.randn(3, 50, 4, generator=generator)
+    outputs[2, :, 1] = 5.0  # a dead unit
+    found = expert_report(outputs)
+    arrays = outputs.double().numpy()
+    for p in range(3):
+        for q in range(3):
+            pairs = [
+                abs(np.corrcoef(arrays[p, :, i], arrays[q, :, j])[0, 1])
+                for i in range(4)
+                for j in range(4)
+                if (p, i) != (2, 1) and (q, j) != (2, 1)
+            ]
+            assert found.correlation[p, q] == pytest.approx(np.mean(pairs), abs=1e-9)
+            x, y = (arrays[e] - arrays[e].mean(0) for e in (p, q))
+            cka = np.sum((x.T @ y) ** 2) / np.sqrt(np.sum((x.T @ x) ** 2) * np.sum((y.T @ y) ** 2))
+            assert found.similarity[p, q] == pytest.approx(cka, abs=1e-9)
+    np.testing.assert_allclose(found.deviation, arrays.std(1).mean(1), atol=1e-12)
+    assert found.dead.tolist() == [0, 0, 0.25]
+    assert found.means()["dead"] == pytest.approx(0.25 / 3)
+
+
+def test_equal_experts_are_alike_and_a_rotation_does_not_hide_it():
+    rows = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2)))[0]
+    found = expert_report(
+        torch.stack([rows, rows @ turn, torch.randn(200, 6, generator=torch.Generator().manual_seed(3))])
+    )
+    assert found.similarity[0, 1] == pytest.approx(1.0, abs=1e-4)
+    assert found.similarity[0, 2] < 0.2
+    with pytest.raises(DataError, match="correlations need at least two rows, got 1"):
+        expert_report(rows[None, :1])
+
+
+def test_entropy_counts_experts():
+    weights = torch.tensor([[[0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 1.0, 0.0]]])
+    torch.testing.assert_close(gate_entropy(weights).exp(), torch.tensor([[4.0, 1.0]], dtype=torch.float64))
 
 
 def test_effective_experts_are_means_over_the_rows_of_a_domain(log):
