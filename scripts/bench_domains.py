@@ -179,6 +179,7 @@ def measure_heads(rows: int, seed: int) -> list[Measured]:
         start = time.perf_counter()
         len(kept.all)
         made = time.perf_counter() - start
+        head_epoch(model, kept)  # imports what an optimiser needs
         ours, naive = take_turns(lambda: head_epoch(model, kept), lambda: head_epoch(model, computed), 2)
     what = f"last phase of D-Train, MMoE, {len(asked):,} rows"
     return [

@@ -68,7 +68,7 @@ def heads(model, domain):
 @pytest.mark.parametrize("name", OWN_HEADS)
 def test_the_split_changes_no_score(log, name):
     torch.manual_seed(0)
-    root = build_domain_click_model(method_of(name, last="none"), log.schema, root=True).eval()
+    root = build_domain_click_model(method_of(name), log.schema, root=True).eval()
     batch = to_batch(log.part("test"))
     with torch.no_grad():
         assert torch.equal(root(batch), split_heads(root).eval()(batch))
@@ -87,7 +87,7 @@ def test_the_backbone_keeps_every_bit_in_the_last_phase(log, name, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in OWN_HEADS if name != "scenario_hmoe"])
+@pytest.mark.parametrize("name", OWN_HEADS)
 def test_a_head_cut_out_scores_its_domain_as_in_its_model_and_goes_back_alone(log, name):
     torch.manual_seed(0)
     model = build_domain_click_model(method_of(name), log.schema).eval()
@@ -275,7 +275,3 @@ def test_plans_that_lead_to_no_model_are_refused():
         DTrainConfig(pretrain=False, joint=False)
     with pytest.raises(ConfigError, match="pretrain alone leaves all domains one head; set joint, or last to"):
         DTrainConfig(joint=False, last="none")
-    with pytest.raises(
-        ConfigError, match="heads of scenario_hmoe score for one another, so none is trained alone; set"
-    ):
-        method_of("scenario_hmoe")
