@@ -6,24 +6,37 @@ Naive forms give the same values:
 
 - towers: every tower over the whole batch, of which one result a row is kept, as public toolkits have it; and one
   product a domain in a Python loop, which must know the counts of the batch first, so that a GPU would be waited for;
-- covariance: one product a pair of experts in a Python loop.
+- covariance: one product a pair of experts in a Python loop;
+- the last phase of D-Train: what heads read of a row computed for every batch, as it must be where it is not kept;
+- grouped AUC: rows in order by group, then a Python loop over groups with a sort each.
 
 Domains are as uneven as 50 to 1. Times are the best of several runs that take turns.
 """
 
 import argparse
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from bench_ctr_forms import in_milliseconds, take_turns
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ctr_models.domains.covariance import cross_expert_covariance
+from ctr_models.domains.model import DomainModel
 from ctr_models.domains.networks import HeadMLP
+from ctr_models.domains.presets import mmoe
 from ctr_models.domains.routing import Dispatch, by_domain
 from ctr_models.layers import MLPConfig
+from llm_rec.ctr.domain_evaluation import domain_numbers
+from llm_rec.ctr.domain_heads import HeadBatches, HeadRows, HeadTask, head_alone
+from llm_rec.ctr.domain_method import DomainMethodConfig, build_domain_click_model
+from llm_rec.ctr.planted_domains import PlantedDomainsConfig, planted_domains, write_domains
 from llm_rec.experiment import Measured, script_options, write_bench
+from llm_rec.metrics.classification import auc, grouped_auc
 
 DOMAINS = (3, 5, 30)
 TOWERS = ((64, 32), (256, 128, 64))  # inputs and hidden layers
@@ -56,7 +69,9 @@ def measure_forms(*, quick: bool, seed: int) -> list[Measured]:
         for num_domains in DOMAINS
         for line in measure_towers(sizes, num_domains, batch, repeats, seed)
     ]
-    return [*measured, *measure_covariance(batch, repeats, seed)]
+    rows = 4_000 if quick else 200_000
+    training = [*measure_heads(rows, seed), *measure_grouped(rows, seed)]
+    return [*measured, *measure_covariance(batch, repeats, seed), *training]
 
 
 # --- towers --------------------------------------------------------------------------------------------------------
@@ -148,7 +163,65 @@ def gradient(loss: Callable[[Tensor], Tensor], outputs: Tensor) -> Float[Tensor,
     return leaf.grad
 
 
-# --- training of domains: add rows here ----------------------------------------------------------------------------
+# --- training of domains -------------------------------------------------------------------------------------------
+
+
+def measure_heads(rows: int, seed: int) -> list[Measured]:
+    """An epoch of the last phase of D-Train for the largest domain: features kept and computed for every batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        world = PlantedDomainsConfig(rows=rows, evaluation_rows=100, num_users=500, num_items=500, seed=seed)
+        log = write_domains(planted_domains(world), Path(folder))
+        torch.manual_seed(seed)
+        model = build_domain_click_model(DomainMethodConfig(model=mmoe()), log.schema)
+        columns = log.part("train")
+        asked = np.flatnonzero(domain_numbers(log.schema, columns) == 0)
+        kept, computed = (HeadRows(model, columns, asked, label=0, kept=keep) for keep in (True, False))
+        start = time.perf_counter()
+        len(kept.all)
+        made = time.perf_counter() - start
+        head_epoch(model, kept)  # imports what an optimiser needs
+        ours, naive = take_turns(lambda: head_epoch(model, kept), lambda: head_epoch(model, computed), 2)
+    what = f"last phase of D-Train, MMoE, {len(asked):,} rows"
+    return [
+        in_milliseconds(f"{what}, an epoch", "features computed for every batch", ours, naive),
+        in_milliseconds(f"{what}, keeping them once", "an epoch of computing them", made, naive),
+    ]
+
+
+def head_epoch(model: DomainModel, rows: HeadRows) -> Tensor:
+    """One pass of Adam over a head."""
+    task = HeadTask(head_alone(model, 0))
+    optimizer = torch.optim.Adam(task.head.parameters(), lr=1e-3)
+    for batch in HeadBatches(rows, 1024, 0).epoch(1):
+        optimizer.zero_grad()
+        task.loss(batch).total.backward()
+        optimizer.step()
+    return torch.zeros(())
+
+
+def measure_grouped(rows: int, seed: int) -> list[Measured]:
+    """Grouped AUC by one sort, and by a loop over groups with one AUC each."""
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.normal(size=rows), rng.integers(2, size=rows)
+    groups = rng.integers(max(1, rows // 200), size=rows)
+    ours, naive = take_turns(
+        lambda: torch.tensor(grouped_auc(scores, labels, groups).value, dtype=torch.float64),
+        lambda: torch.tensor(grouped_by_loop(scores, labels, groups), dtype=torch.float64),
+        3,
+    )
+    return [in_milliseconds(f"grouped AUC, {rows:,} rows, {rows // 200:,} groups", "a group at a time", ours, naive)]
+
+
+def grouped_by_loop(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """Rows are put in order by group once; then every group has a sort of its own."""
+    order = np.argsort(groups, kind="stable")
+    cuts = np.flatnonzero(np.diff(groups[order])) + 1
+    total, weight = 0.0, 0
+    for rows in np.split(order, cuts):
+        if 0 < labels[rows].sum() < len(rows):
+            total += len(rows) * auc(scores[rows], labels[rows])
+            weight += len(rows)
+    return total / weight
 
 
 if __name__ == "__main__":

@@ -43,14 +43,22 @@ class ClickBatchConfig:
 class ClickBatches:
     """A `BatchSource[FeatureBatch]` over one part: a pure function of (seed, epoch, step).
 
-    `history_length` is how many of the newest past events a row brings along; 0 leaves histories out. Raises
-    `DataError` when the log lacks the part or histories, or `drop_last` leaves no batch.
+    `rows` are the numbers of the rows to take, then held in memory; all without it. `history_length` is how many of the
+    newest past events a row brings along; 0 leaves histories out. Raises `DataError` when the log lacks the part or
+    histories, or `drop_last` leaves no batch.
     """
 
     def __init__(
-        self, log: ClickLog, part: Part, config: ClickBatchConfig, seed: int = 0, *, history_length: int = 0
+        self,
+        log: ClickLog,
+        part: Part,
+        config: ClickBatchConfig,
+        seed: int = 0,
+        *,
+        history_length: int = 0,
+        rows: Int64[np.ndarray, "rows"] | None = None,
     ) -> None:
-        self.columns = log.part(part)
+        self.columns = log.part(part) if rows is None else log.part(part).select(rows)
         self.history_length = history_length
         if history_length and self.columns.events is None:
             raise DataError(f"{log.path}: rows have no histories; encode the log with history fields")
@@ -85,7 +93,7 @@ class ClickBatches:
             yield to_batch(self.columns.select(slice(start, stop)), self.history_length)
 
     def _permuted(self, epoch: int, first_step: int) -> Iterator[FeatureBatch]:
-        order = _permutation(self.num_rows, [self.seed, epoch])
+        order = permutation(self.num_rows, [self.seed, epoch])
         for start, stop in self._bounds(first_step):
             yield to_batch(self.columns.select(order[start:stop]), self.history_length)
 
@@ -120,11 +128,11 @@ class ClickBatches:
         """(first row, one past the last) of every block, in this epoch's order."""
         starts = np.arange(0, self.num_rows, self.config.block_rows)
         blocks = np.stack([starts, np.minimum(starts + self.config.block_rows, self.num_rows)], axis=1)
-        return np.take(blocks, _permutation(len(blocks), [self.seed, epoch]), axis=0).astype(np.int64)
+        return np.take(blocks, permutation(len(blocks), [self.seed, epoch]), axis=0).astype(np.int64)
 
     def _window(self, blocks: Int64[np.ndarray, "blocks 2"], seed: list[int]) -> ClickColumns:
         rows = join([self.columns.select(slice(start, stop)) for start, stop in blocks.tolist()])
-        return rows.select(_permutation(len(rows), seed))
+        return rows.select(permutation(len(rows), seed))
 
 
 def join(pieces: list[ClickColumns]) -> ClickColumns:
@@ -160,8 +168,10 @@ def to_batch(columns: ClickColumns, history_length: int = 0) -> FeatureBatch:
     )
 
 
-def _permutation(number: int, seed: list[int]) -> np.ndarray:
-    """Half the memory of int64 where it fits: an epoch of 40 million rows holds 160 MB."""
+def permutation(number: int, seed: list[int]) -> np.ndarray:
+    """Numbers 0..number - 1 in an order that `seed` fixes. Half the memory of int64 where it fits: an epoch of 40
+    million rows holds 160 MB.
+    """
     dtype = np.int32 if number < 2**31 else np.int64
     order = np.arange(number, dtype=dtype)
     np.random.default_rng(seed).shuffle(order)

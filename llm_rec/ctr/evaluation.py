@@ -1,12 +1,15 @@
 """Scores of a click model on the rows of a log, and their figures by how often training saw the item."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
+from torch import Tensor, nn
 
 from ctr_models import losses
+from ctr_models.batch import FeatureBatch
 from ctr_models.losses import ClickLossConfig
 from ctr_models.model import CTRModel
 from ctr_models.schema import UNKNOWN
@@ -49,17 +52,35 @@ def click_logits(
     model: CTRModel, loss: ClickLossConfig, columns: ClickColumns, *, batch_size: int = 16384
 ) -> Float64[np.ndarray, "rows"]:
     """One logit a row (the log odds of a click), in the rows' order; the model's mode is as it was afterwards."""
+
+    def score(batch: FeatureBatch) -> Tensor:
+        return losses.click_logits(loss, model(batch))
+
+    found = in_batches(model, score, columns, history_length=model.config.history_length, batch_size=batch_size)
+    return np.zeros(0) if found is None else found.double().cpu().numpy()
+
+
+@torch.no_grad()
+def in_batches(
+    model: nn.Module,
+    score: Callable[[FeatureBatch], Tensor],
+    columns: ClickColumns,
+    *,
+    history_length: int = 0,
+    batch_size: int = 16384,
+) -> Tensor | None:
+    """What `score` gives for all rows, in their order, with `model` in evaluation mode and on its device; its mode is
+    as it was afterwards. None without rows.
+    """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     parts = []
-    with torch.no_grad():
-        for start in track(range(0, len(columns), batch_size), "score rows"):
-            rows = columns.select(slice(start, start + batch_size))
-            batch = to_batch(rows, model.config.history_length).to(device)
-            parts.append(losses.click_logits(loss, model(batch)))
+    for start in track(range(0, len(columns), batch_size), "score rows"):
+        rows = columns.select(slice(start, start + batch_size))
+        parts.append(score(to_batch(rows, history_length).to(device)))
     model.train(training)
-    return torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
+    return torch.cat(parts) if parts else None
 
 
 def evaluate_clicks(

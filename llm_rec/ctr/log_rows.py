@@ -10,7 +10,7 @@ With `history_fields` every row looks back on what its user did before, in the w
 events, as the parts of a split follow each other, a test row on those of validation too, and none on its own event.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,19 +21,19 @@ from jaxtyping import Float32, Int64
 
 from ctr_models.encode import VocabularyConfig
 from ctr_models.encoders import Vocabulary
-from ctr_models.schema import PADDING, RESERVED, Categorical, Field, Schema
+from ctr_models.schema import PADDING, RESERVED, UNKNOWN, Categorical, Field, Schema
 from ctr_models.values import RawColumn
 from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
 from llm_rec.ctr.sampled_rows import Rows
 from llm_rec.ctr.similarity import RowSimilarity, SimilarityConfig, row_similarity
-from llm_rec.ctr.untouched import UntouchedItems
+from llm_rec.ctr.untouched import UntouchedInDomain, UntouchedItems
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn, holds
 from llm_rec.data.event_store import EventStore
 from llm_rec.data.interactions import Interactions
 from llm_rec.data.log_encoding import build_fitters, lay_out
-from llm_rec.data.log_spec import ColumnSpec, Part
+from llm_rec.data.log_spec import ColumnSpec, Part, check_domain
 from llm_rec.data.splits import Split
 from llm_rec.errors import DataError
 from semantic_ids.code_table import CodeTable
@@ -60,6 +60,9 @@ class LogRowsConfig:
     `history_fields` name the fields that past events have, `item` first, then fields of item columns or codes with one
     id an item (a list column becomes one by its first piece, `MultiValueConfig(length=1)`). Past events have the ids of
     the candidate's field: what is UNKNOWN as a candidate is UNKNOWN in the past.
+
+    `domain` names a user or item column, one of the fields, whose values are domains. Where items have domains,
+    negatives are drawn from that of their positive.
     """
 
     negatives: int = 1
@@ -72,6 +75,7 @@ class LogRowsConfig:
     history_fields: tuple[str, ...] = ()
     last_train: int | None = None
     similarity: SimilarityConfig | None = None
+    domain: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,25 +94,39 @@ class LogRowsConfig:
         return self.evaluation_negatives
 
 
-def sample_rows(split: Split, config: LogRowsConfig) -> dict[Part, Rows]:
-    """Positives and negatives of every part; the draws of a part depend on the seed and that part alone."""
+def sample_rows(
+    split: Split, config: LogRowsConfig, domains: Int64[np.ndarray, "items"] | None = None
+) -> dict[Part, Rows]:
+    """Positives and negatives of every part; the draws of a part depend on the seed and that part alone. With
+    `domains` of the items (from 0) a negative has that of its positive.
+    """
     log = split.log
     events: dict[Part, np.ndarray] = {
         "train": _train_events(split, config.last_train),
         "validation": split.validation,
         "test": split.test,
     }
-    untouched = UntouchedItems(log) if any(config.number(part) for part in events) else None
+    draw = _drawer(log, domains) if any(config.number(part) for part in events) else None
     rows: dict[Part, Rows] = {}
     for place, (part, positives) in enumerate(events.items()):
         if not len(positives):
             raise DataError(f"the {part} part of the split has no events; use another split")
         users, items = log.users_of(positives), log.items[positives][:, None]
-        if untouched is not None:
-            drawn = untouched.draw(users, config.number(part), np.random.default_rng([config.seed, place]))
+        if draw is not None:
+            drawn = draw(users, items[:, 0], config.number(part), np.random.default_rng([config.seed, place]))
             items = np.concatenate([items, drawn], axis=1)
         rows[part] = Rows(users, positives.astype(np.int64), items.astype(np.int64))
     return rows
+
+
+def _drawer(
+    log: Interactions, domains: Int64[np.ndarray, "items"] | None
+) -> Callable[[np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]:
+    """Draws negatives of (users, positives, number, generator)."""
+    if domains is not None:
+        return UntouchedInDomain(log, domains).draw
+    everywhere = UntouchedItems(log)
+    return lambda users, positives, number, rng: everywhere.draw(users, number, rng)
 
 
 def _train_events(split: Split, last: int | None) -> Int64[np.ndarray, "positives"]:
@@ -134,13 +152,17 @@ def write_log_rows(
     more categorical field, after the others. `embeddings` are the item vectors of the field of `similarity`, which
     comes last, and `user_vectors` those of the log's users in their order (None: means of their train events). Train
     positives of an item, for slices by frequency, are ``log.train_counts("item", label="label")``. Raises `DataError`
-    for a column that is not there, a code table or vectors of other items, an empty part, and a user without an
-    untouched item. The same rows that are there already are kept.
+    for a column that is not there, a code table or vectors of other items, an empty part, a row of no domain or of one
+    without train positives, and a user without an untouched item. The same rows that are there already are kept.
     """
     _check_inputs(split, catalog, config, users or {}, codes)
     similarity = row_similarity(split, config.similarity, embeddings, user_vectors)
     fitted = _fit(split, catalog, config, users or {}, codes)
-    rows = sample_rows(split, config)
+    domain = _domain_field(fitted, config)
+    by_item = None if domain is None or domain.by == USER else domain.by_entity.astype(np.int64)
+    rows = sample_rows(split, config, by_item)
+    if domain is not None:
+        _check_domains(domain, rows, split, catalog)
     columns = (*(field.column for field in fitted), *(() if similarity is None else (similarity.column,)))
     events = _event_store(split.log, fitted, config)
     schema = Schema(
@@ -148,6 +170,7 @@ def write_log_rows(
         labels=(LABEL,),
         group=USER,
         history=config.history_fields,
+        domain=config.domain,
     )
     # what the writer knows is added before the block ends, which is when the manifest is written
     details: dict[str, Plain] = {"interactions": split.log.fingerprint, "settings": _settings(config)}
@@ -231,6 +254,29 @@ def _fit(
     return [*fields, *([] if codes is None else _code_fields(codes, config.code_name))]
 
 
+def _domain_field(fields: Sequence[_EntityField], config: LogRowsConfig) -> _EntityField | None:
+    return next((field for field in fields if field.column.spec.name == config.domain), None)
+
+
+def _check_domains(domain: _EntityField, rows: Mapping[Part, Rows], split: Split, catalog: Catalog) -> None:
+    """Every row has a domain, and one that train positives have."""
+    values = domain.column.encoder.state["values"]
+    nulls = [place for place, value in enumerate(values) if value is None] if isinstance(values, list) else []
+    null = RESERVED + nulls[0] if nulls else -1
+    for part, found in rows.items():
+        entities = found.users if domain.by == USER else found.items.ravel() - 1
+        ids = domain.by_entity[entities]
+        bad = np.flatnonzero((ids == UNKNOWN) | (ids == null))
+        if len(bad):
+            entity = int(entities[bad[0]])
+            name = split.log.user_ids[entity] if domain.by == USER else catalog.item_ids[entity]
+            what = "no domain" if ids[bad[0]] == null else "a domain without train positives"
+            raise DataError(
+                f"{domain.by} {name!r} of the {part} part has {what} in column {domain.column.spec.source!r}; "
+                f"leave such {domain.by}s out"
+            )
+
+
 def _code_fields(codes: CodeTable, name: str) -> list[_EntityField]:
     """Code c of a book is id c + 2: a vocabulary of all codes, whether an item has them or not."""
     fields = []
@@ -297,6 +343,7 @@ def _settings(config: LogRowsConfig) -> Plain:
             "history_fields": config.history_fields,
             "last_train": config.last_train,
             "similarity": config.similarity,
+            "domain": config.domain,
         }
         return {name: value for name, value in settings.items() if newer.get(name, True)}
     return settings
@@ -319,6 +366,11 @@ def _check_inputs(
 ) -> None:
     from llm_rec.data import tables
 
+    if config.domain is not None:
+        try:
+            check_domain(config.domain, (*config.user_columns, *config.item_columns))
+        except ValueError as error:
+            raise DataError(str(error)) from error
     if catalog.fingerprint != split.log.catalog:
         raise DataError(
             f"the log was made from catalog {split.log.catalog}, but the catalog given here is {catalog.fingerprint}; "

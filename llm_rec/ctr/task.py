@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ctr_models.batch import FeatureBatch
 from ctr_models.embeddings import EmbeddingTable
 from ctr_models.losses import ClickLossConfig, LossParts, click_loss
-from ctr_models.model import CTRModel, ModelOutputs, bias_ids
+from ctr_models.model import CTRModel, ModelOutputs, ParameterSplit, bias_ids
 from ctr_models.numerals import DigitTable
 from llm_rec.ctr.item_fields import field_weights
 from llm_rec.ctr.penalties import PenaltyConfig, penalty
@@ -69,11 +69,30 @@ class ClickTask:
 def click_groups(
     model: CTRModel, *, embedding_l2: float, dense_l2: float, tables: OptimizerKind, decay_biases: bool = True
 ) -> Sequence[ParameterGroup]:
+    """`parameter_groups` of a click model."""
+    return parameter_groups(
+        model,
+        model.split_parameters(),
+        embedding_l2=embedding_l2,
+        dense_l2=dense_l2,
+        tables=tables,
+        decay_biases=decay_biases,
+    )
+
+
+def parameter_groups(
+    model: nn.Module,
+    split: ParameterSplit,
+    *,
+    embedding_l2: float,
+    dense_l2: float,
+    tables: OptimizerKind,
+    decay_biases: bool = True,
+) -> Sequence[ParameterGroup]:
     """Tables with their L2 and optimiser; vectors of numbers, dense features and positions with the same L2; all other
     weights, fusions of codes and frequency gates among them, with theirs; and the layer weights of aggregators, which
     are not to be pulled to 0, with none. Nor are biases without `decay_biases`.
     """
-    split = model.split_parameters()
     between = field_weights(model)
     free = set() if decay_biases else bias_ids(model)
     weights = [*split.dense, *between]

@@ -19,7 +19,8 @@ class UntouchedItems:
     def __init__(self, log: Interactions) -> None:
         size = log.num_items
         owners = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
-        owners, items = np.divmod(np.unique(owners * size + log.items - 1), size)
+        self.size, self.touched = size, np.unique(owners * size + log.items - 1)
+        owners, items = np.divmod(self.touched, size)
         touched = np.bincount(owners, minlength=log.num_users)
         self.starts = np.cumsum(touched) - touched
         self.free = size - touched
@@ -36,9 +37,72 @@ class UntouchedItems:
         self, users: Int64[np.ndarray, "positives"], number: int, rng: np.random.Generator
     ) -> Int64[np.ndarray, "positives number"]:
         """Catalog rows (from 1), independent draws: an item may come twice."""
-        ranks = rng.integers(0, self.free[users][:, None], size=(len(users), number))
+        return self.draw_between(users, np.zeros_like(users), self.free[users], number, rng)
+
+    def ranks_below(
+        self, users: Int64[np.ndarray, "positives"], places: Int64[np.ndarray, "positives"]
+    ) -> Int64[np.ndarray, "positives"]:
+        """How many of the first `places` items each user never touched."""
+        passed = np.searchsorted(self.touched, users * self.size + places) - self.starts[users]
+        ranks: np.ndarray = places - passed
+        return ranks
+
+    def draw_between(
+        self,
+        users: Int64[np.ndarray, "positives"],
+        first: Int64[np.ndarray, "positives"],
+        stop: Int64[np.ndarray, "positives"],
+        number: int,
+        rng: np.random.Generator,
+    ) -> Int64[np.ndarray, "positives number"]:
+        """Like `draw`, of the untouched items number `first` to `stop` (exclusive) of each user alone."""
+        ranks = rng.integers(first[:, None], stop[:, None], size=(len(users), number))
         passed = np.searchsorted(self.keys, users[:, None] * self.stride + ranks, side="right")
         rows: np.ndarray = ranks + passed - self.starts[users][:, None] + 1
+        return rows
+
+
+class UntouchedInDomain:
+    """Like `UntouchedItems`, but every draw is of the domain of its positive: a shop's visitor sees no item of another.
+
+    Items of one domain are put side by side, so that a domain is a range of ranks of `UntouchedItems`. `domains` says
+    of every item (from 0) which domain (from 0) it has.
+    """
+
+    def __init__(self, log: Interactions, domains: Int64[np.ndarray, "items"]) -> None:
+        self.domains, self.user_ids = domains, log.user_ids
+        self.order = np.argsort(domains, kind="stable")
+        places = np.empty_like(self.order)
+        places[self.order] = np.arange(len(domains))
+        ordered = Interactions(
+            log.user_ids,
+            log.offsets,
+            (places[log.items - 1] + 1).astype(np.int64),
+            None,
+            num_items=log.num_items,
+            catalog=log.catalog,
+        )
+        self.items = UntouchedItems(ordered)
+        self.bounds = np.searchsorted(domains[self.order], np.arange(int(domains.max()) + 2)).astype(np.int64)
+
+    def draw(
+        self,
+        users: Int64[np.ndarray, "positives"],
+        items: Int64[np.ndarray, "positives"],
+        number: int,
+        rng: np.random.Generator,
+    ) -> Int64[np.ndarray, "positives number"]:
+        """Catalog rows of the domains of `items` (catalog rows). `DataError` for a user who touched a whole domain."""
+        own = self.domains[items - 1]
+        first, stop = (self.items.ranks_below(users, self.bounds[own + side]) for side in (0, 1))
+        if number and (first >= stop).any():
+            user = self.user_ids[int(users[np.flatnonzero(first >= stop)[0]])]
+            raise DataError(
+                f"user {user!r} has touched all items of a domain, so no negative is left there; leave out such users, "
+                "or set negatives to 0"
+            )
+        drawn = self.items.draw_between(users, first, stop, number, rng)
+        rows: np.ndarray = self.order[drawn - 1] + 1
         return rows
 
 

@@ -11,19 +11,20 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from ctr_models.encode import build_fitter
 from ctr_models.encoders import DenseVector, Number
 from ctr_models.fitters import Fitter, ValueCounts
-from ctr_models.schema import Schema
+from ctr_models.schema import UNKNOWN, Schema
 from ctr_models.values import numbers_of, stable_hash, texts_of
 from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
-from llm_rec.data.chunks import CHUNK_ROWS, Chunk, read_chunks
+from llm_rec.data.chunks import CHUNK_ROWS, Chunk
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn
+from llm_rec.data.joined_tables import read_joined
 from llm_rec.data.log_spec import PARTS, ColumnSpec, LabelSpec, LogSpec, Part, TableFile
-from llm_rec.data.parts import TRAIN, expected_parts, parts_of
+from llm_rec.data.parts import LEFT_OUT, TRAIN, expected_parts, parts_of
 from llm_rec.errors import DataError
 
 
@@ -45,9 +46,11 @@ def encode_log(
     name = log_fingerprint(files, spec)
     with write_artifact(Path(path), kind=KIND, fingerprint=name, details=details, overwrite=overwrite) as folder:
         columns, rows = fit_columns(files, spec, chunk_rows=chunk_rows)
-        with ClickWriter(folder, schema_of(columns, spec), columns, rows) as writer:
-            for chunk in read_chunks(files, spec.sources, chunk_rows):
+        schema = schema_of(columns, spec)
+        with ClickWriter(folder, schema, columns, rows) as writer:
+            for chunk in read_joined(files, spec, chunk_rows):
                 encoded, parts = encode_chunk(chunk, columns, spec), parts_of(chunk, spec)
+                _check_domains(chunk, encoded, schema, columns, parts != LEFT_OUT)
                 for part in rows:
                     writer.append(part, encoded, parts == PARTS.index(part))
         details.update(writer.details())
@@ -56,10 +59,20 @@ def encode_log(
 
 def log_fingerprint(files: Sequence[TableFile], spec: LogSpec) -> str:
     """The fingerprint of the log that `encode_log` makes of these files, wherever they lie. Reads them once."""
-    plain = to_plain(spec)
-    if isinstance(plain, dict) and spec.weight is None:
-        del plain["weight"]  # newer than such fingerprints
-    return fingerprint(KIND, {"spec": plain}, *(described_file(file) for file in files))
+    joined = [table.file for table in spec.joins]
+    return fingerprint(KIND, {"spec": _settings(spec)}, *(described_file(file) for file in (*files, *joined)))
+
+
+def _settings(spec: LogSpec) -> Plain:
+    """The spec without what is newer than fingerprints, where it is not used, and without where joined files lie."""
+    joins = tuple(replace(table, file=replace(table.file, path=Path())) for table in spec.joins)
+    settings = to_plain(replace(spec, joins=joins))
+    newer = {"domain": spec.domain, "keep": spec.keep, "joins": spec.joins, "weight": spec.weight}
+    return {name: value for name, value in _mapping(settings).items() if newer.get(name, True)}
+
+
+def _mapping(value: Plain) -> dict[str, Plain]:
+    return value if isinstance(value, dict) else {}
 
 
 def fit_columns(
@@ -69,9 +82,9 @@ def fit_columns(
     expected = expected_parts(files, spec)
     fitters = build_fitters(spec.columns)
     counts = np.zeros(len(PARTS), dtype=np.int64)
-    for chunk in read_chunks(files, spec.sources, chunk_rows):
+    for chunk in read_joined(files, spec, chunk_rows):
         parts = parts_of(chunk, spec)
-        counts += np.bincount(parts, minlength=len(PARTS))
+        counts += np.bincount(parts, minlength=LEFT_OUT + 1)[:LEFT_OUT]
         train = parts == TRAIN
         for label in spec.labels:
             label_of(chunk, label)  # a bad label is found before anything is written
@@ -100,7 +113,7 @@ def schema_of(columns: Sequence[FittedColumn], spec: LogSpec) -> Schema:
     """The layout of encoded rows."""
     fields = tuple(column.encoder.field(column.spec.name, column.spec.table) for column in columns)
     labels = tuple(label.name for label in spec.labels)
-    return Schema(fields=fields, labels=labels, group=spec.group, weight=spec.weight)
+    return Schema(fields=fields, labels=labels, group=spec.group, weight=spec.weight, domain=spec.domain)
 
 
 def encode_chunk(chunk: Chunk, columns: Sequence[FittedColumn], spec: LogSpec) -> ClickColumns:
@@ -113,6 +126,25 @@ def encode_chunk(chunk: Chunk, columns: Sequence[FittedColumn], spec: LogSpec) -
     groups = None if spec.group is None else groups_of(chunk, spec.group)
     laid = lay_out(columns, encoded, labels, groups)
     return laid if spec.weight is None else replace(laid, weights=weights_of(chunk, spec.weight))
+
+
+def _check_domains(
+    chunk: Chunk,
+    encoded: ClickColumns,
+    schema: Schema,
+    columns: Sequence[FittedColumn],
+    kept: Bool[np.ndarray, "rows"],
+) -> None:
+    """A row of a domain without train rows has no tower, so it is refused; so is one without a domain."""
+    if schema.domain is None:
+        return
+    source = next(column.spec.source for column in columns if column.spec.name == schema.domain)
+    raw = chunk.column(source)
+    null = raw.spread(np.array([text is None for text in texts_of(raw.values)], dtype=bool))
+    chunk.refuse(kept & null, source, "is no domain", "give every row a domain, or leave such rows out by `keep`")
+    unknown = encoded.ids[:, schema.id_columns[schema.domain].start] == UNKNOWN
+    fix = "leave such rows out by `keep`, or part the rows otherwise"
+    chunk.refuse(kept & unknown, source, "is a domain without train rows", fix)
 
 
 def lay_out(

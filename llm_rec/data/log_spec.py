@@ -1,5 +1,6 @@
 """What a user says of a click log: its files, which column becomes which field, labels, groups, and the three parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -114,10 +115,44 @@ PartsConfig = ByColumnConfig | ByFractionsConfig | ByFilesConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KeepRows:
+    """Rows whose `column` has one of `values` as its text; all others are left out of the log."""
+
+    column: str
+    values: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError(f"keep rows by column {self.column!r}: name at least one value")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JoinedTable:
+    """A file with one row a user or an item, whose `columns` are added to the rows that have its `key`.
+
+    `key` is a column of the rows and of the file; in the file it may be called `key_there`. Rows whose key the file
+    lacks get null. The file is held in memory.
+    """
+
+    file: TableFile
+    key: str
+    columns: tuple[str, ...]
+    key_there: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            raise ValueError(f"{self.file.path}: name at least one column to join")
+        if self.key in self.columns:
+            raise ValueError(f"{self.file.path}: the key {self.key!r} is a column of the rows already; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LogSpec:
     """Fields in order, labels, how rows are parted, and the column whose equal values are one group (a user).
 
     `weight` names a column of numbers of at least 0: the weights of the rows in the loss of training.
+    `domain` names the field whose values are domains: it needs a vocabulary of all its train values, and a row of any
+    other value is refused. `keep` leaves rows out, all filters must agree; `joins` are tables of users and items.
     """
 
     columns: tuple[ColumnSpec, ...]
@@ -125,6 +160,9 @@ class LogSpec:
     labels: tuple[LabelSpec, ...] = (LabelSpec(),)
     group: str | None = None
     weight: str | None = None
+    domain: str | None = None
+    keep: tuple[KeepRows, ...] = ()
+    joins: tuple[JoinedTable, ...] = ()
 
     def __post_init__(self) -> None:
         names = [*(column.name for column in self.columns), *(label.name for label in self.labels)]
@@ -133,18 +171,30 @@ class LogSpec:
             raise ValueError(f"two columns are called {repeated[0]!r}; rename one")
         if not self.columns or not self.labels:
             raise ValueError("columns and labels need at least one entry each")
+        if self.domain is not None:
+            check_domain(self.domain, self.columns)
+        self._check_joins()
         tables: dict[str, ColumnSpec] = {}
         for column in self.columns:
             if column.table is not None:
                 _check_shared(tables.setdefault(column.table, column), column)
 
+    def _check_joins(self) -> None:
+        joined = [name for table in self.joins for name in table.columns]
+        repeated = sorted({name for name in joined if joined.count(name) > 1})
+        if repeated:
+            raise ValueError(f"column {repeated[0]!r} is joined from two tables; leave it out of one")
+
     @property
     def sources(self) -> list[str]:
-        """The raw columns that are read, each once."""
+        """The raw columns that are read from the files of rows, each once."""
         group = [name for name in (self.group, self.weight) if name]
         by = [self.parts.column] if isinstance(self.parts, ByColumnConfig) else []
         named = [*(column.source for column in self.columns), *(label.source for label in self.labels)]
-        return list(dict.fromkeys([*named, *group, *by]))
+        joined = {name for table in self.joins for name in table.columns}
+        kept = [kept.column for kept in self.keep]
+        own = [name for name in (*named, *group, *by, *kept) if name not in joined]
+        return list(dict.fromkeys([*own, *(table.key for table in self.joins)]))
 
 
 class ClickSource(NamedTuple):
@@ -152,6 +202,20 @@ class ClickSource(NamedTuple):
 
     files: tuple[TableFile, ...]
     spec: LogSpec
+
+
+def check_domain(domain: str, columns: Sequence[ColumnSpec]) -> None:
+    """`ValueError` unless `domain` names one of `columns` that gives every value an id."""
+    found = [column for column in columns if column.name == domain]
+    if not found:
+        raise ValueError(f"domain names {domain!r}, which is no field; there are {[c.name for c in columns]}")
+    encoder = found[0].encoder
+    if not isinstance(encoder, VocabularyConfig) or encoder.min_count > 1 or encoder.max_size is not None:
+        raise ValueError(
+            f"the domain {domain!r} needs a vocabulary of all its values (min_count 1, no max_size), got {encoder}"
+        )
+    if found[0].table is not None:
+        raise ValueError(f"the domain {domain!r} needs a table of its own, got table {found[0].table!r}")
 
 
 def _check_shared(first: ColumnSpec, other: ColumnSpec) -> None:

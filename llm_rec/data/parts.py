@@ -12,11 +12,23 @@ from llm_rec.data.log_spec import PARTS, ByColumnConfig, ByFilesConfig, ByFracti
 from llm_rec.errors import DataError
 
 TRAIN, VALIDATION, TEST = (PARTS.index(part) for part in PARTS)
+LEFT_OUT = len(PARTS)
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64
 
 
 def parts_of(chunk: Chunk, spec: LogSpec) -> Int64[np.ndarray, "rows"]:
-    """The part of each row of a chunk as its place in `PARTS`: a function of the row, not of the chunk."""
+    """The part of each row of a chunk as its place in `PARTS`, `LEFT_OUT` for rows that the spec does not keep: a
+    function of the row, not of the chunk.
+    """
+    parts = _all_parts(chunk, spec)
+    for kept in spec.keep:
+        raw = chunk.column(kept.column)
+        named = np.array([text in kept.values for text in texts_of(raw.values)], dtype=bool)
+        parts = np.where(raw.spread(named), parts, LEFT_OUT)
+    return parts
+
+
+def _all_parts(chunk: Chunk, spec: LogSpec) -> Int64[np.ndarray, "rows"]:
     parts = spec.parts
     match parts:
         case ByColumnConfig():

@@ -74,7 +74,7 @@ def calibration(
     )
 
 
-def sigmoid(logits: Float[np.ndarray, "rows"]) -> Float64[np.ndarray, "rows"]:
+def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     """1 / (1 + exp(-x)) without overflow.
 
     >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()

@@ -1,7 +1,10 @@
-"""The click logs that tables are made on: frappe, census-income and MovieLens in CTR form, encoded once."""
+"""The click logs that tables are made on: frappe, census-income and MovieLens in CTR form, several folders as domains,
+encoded once.
+"""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -19,8 +22,10 @@ from llm_rec.data.sources.frappe import FrappeConfig, frappe
 from llm_rec.data.splits import leave_one_out
 from llm_rec.data.subsets import keep_last
 from llm_rec.errors import DataError
+from llm_rec.recipes.clicks import DomainRowsConfig, write_domain_rows
 
 Kind = Literal["frappe", "census", "interactions"]
+TASKS = ("income", "never_married")  # of census-income
 USERS = "users.parquet"
 USER_COLUMNS = ("gender", "age", "occupation")
 QUICK_ROWS = 20_000  # about so many train and evaluation rows are left by `quick`
@@ -32,22 +37,26 @@ class InteractionRowsConfig:
     each positive, drawn from what the user never touched.
 
     With `histories` rows look back on all earlier events, those before the last ones too: items with their first genre,
-    or the category path where there are no genres.
+    or the category path where there are no genres. `domain` names the column of the users whose values are domains.
     """
 
     last: int = 50
     negatives: int = 1
     histories: bool = False
+    domain: str | None = None
 
     def __post_init__(self) -> None:
         if self.last < 3:
             raise ValueError(f"last must be at least 3 (train, validation, test), got {self.last}")
+        if self.domain is not None and (self.histories or self.domain not in USER_COLUMNS):
+            raise ValueError(f"domain must be one of {USER_COLUMNS}, in rows without histories, got {self.domain!r}")
 
     @property
     def plain(self) -> dict[str, Plain]:
         """What names the folder of a log: without what is newer than such folders, where it is not used."""
         plain: dict[str, Plain] = {"last": self.last, "negatives": self.negatives}
-        return {**plain, "histories": True} if self.histories else plain
+        newer: dict[str, Plain] = {"histories": self.histories or None, "domain": self.domain}
+        return {**plain, **{name: value for name, value in newer.items() if value is not None}}
 
 
 def click_log(data: Path, logs: Path, config: InteractionRowsConfig | None = None, *, quick: bool = False) -> Path:
@@ -58,16 +67,43 @@ def click_log(data: Path, logs: Path, config: InteractionRowsConfig | None = Non
     `quick` leaves a share of the rows of every part. Other data or settings get another folder.
     """
     config = config or InteractionRowsConfig()
-    files = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(data.glob("*.parquet"))]
-    path = logs / f"{data.name}-{fingerprint(*files, {'rows': config.plain})}"
+    path = logs / f"{data.name}-{fingerprint(*_contents(data), {'rows': config.plain})}"
     if not path.exists():
         encode_folder(data, path, config)
     return quick_log(path, logs) if quick else path
 
 
+def task_log(data: Path, logs: Path, tasks: Sequence[str] = TASKS, *, quick: bool = False) -> Path:
+    """Like `click_log`, of census-income with the labels `tasks`; what makes a label is a field in none of them."""
+    path = logs / f"{data.name}-tasks-{fingerprint(*_contents(data), {'tasks': list(tasks)})}"
+    if not path.exists():
+        source = census_income(CensusConfig(path=data, marital_task=True))
+        labels = tuple(label for label in source.spec.labels if label.name in tasks)
+        encode_log(source.files, replace(source.spec, labels=labels), path)
+    return quick_log(path, logs) if quick else path
+
+
+def folders_log(
+    folders: Sequence[Path], logs: Path, pieces: Sequence[str] = (), *, last: int = 50, quick: bool = False
+) -> Path:
+    """Like `click_log`, of several folders, each a domain; `pieces` are list columns of the items of all of them."""
+    contents = [digest for folder in folders for digest in (folder.name, *_contents(folder))]
+    name = "-".join(folder.name for folder in folders)
+    path = logs / f"{name}-{fingerprint(*contents, {'rows': [last, *pieces]})}"
+    if not path.exists():
+        rows = LogRowsConfig(last_train=last - 2)
+        write_domain_rows(path, DomainRowsConfig(paths=tuple(folders), rows=rows, first_pieces=tuple(pieces)))
+    return quick_log(path, logs) if quick else path
+
+
+def _contents(data: Path) -> list[str]:
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(data.glob("*.parquet"))]
+
+
 def quick_log(path: Path, logs: Path) -> Path:
     """The folder of the log at `path` with about `QUICK_ROWS` rows, a share of every part."""
-    share = min(1.0, QUICK_ROWS / sum(ClickLog.load(path).rows.values()))
+    log = ClickLog.load(path)
+    share = min(1.0, QUICK_ROWS / sum(log.rows.values()))
     return subsampled(
         path, logs, SubsampleConfig(positives=share, negatives=share, parts=("train", "validation", "test"))
     )
@@ -123,6 +159,7 @@ def _interaction_rows(data: Path, path: Path, config: InteractionRowsConfig) -> 
         negatives=config.negatives,
         user_columns=tuple(ColumnSpec(name=name, encoder=VocabularyConfig()) for name in users),
         item_columns=(ColumnSpec(name="genres", encoder=MultiValueConfig(length=6, separator="|")),),
+        domain=config.domain,
     )
     return write_log_rows(split, catalog, path, rows, users=users)
 

@@ -1,6 +1,7 @@
 """Runs of click models side by side: table, paired tests on the same rows, and calibration by bucket."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +10,10 @@ from llm_rec.codec import kind_of
 from llm_rec.errors import ConfigError
 from llm_rec.metrics.calibration import calibration, equal_frequency_buckets, sigmoid
 from llm_rec.metrics.click_intervals import compare_clicks
+from llm_rec.metrics.domains import is_domain_slice
 from llm_rec.recipes.click_runs import ScoredRows, load_logits, read_click_settings
+from llm_rec.recipes.domain_runs import read_domain_settings
+from llm_rec.recipes.runs import run_task
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.html import CalibrationCurve, Page
 from llm_rec.report.report import HEADLINE, Comparison, NamedDifference
@@ -20,10 +24,12 @@ BUCKETS = 45  # arXiv 2403.14144
 
 
 def click_differences(place: Workspace, names: Sequence[str], baseline: str) -> tuple[NamedDifference, ...]:
-    """Paired tests of every run against the baseline on the headline slices; `ConfigError` for other rows."""
+    """Paired tests of every run against the baseline on the headline slices, and on domains or tasks; `ConfigError` for
+    other rows.
+    """
     rows = _same_rows(place, names)
     base = rows[baseline]
-    shown = {name: base.slices[name] for name in HEADLINE if name in base.slices}
+    shown = {name: mask for name, mask in base.slices.items() if name in HEADLINE or is_domain_slice(name)}
     found = []
     for name in names:
         if name != baseline:
@@ -41,7 +47,7 @@ def click_page(place: Workspace, names: Sequence[str], baseline: str, comparison
     curves = [
         CalibrationCurve(
             model=name,
-            loss=loss_text(read_click_settings(place.run(name)).method.loss),
+            loss=_loss_of(place.run(name)),
             bias=calibration(sigmoid(rows[name].logits), rows[name].labels, buckets).bias,
         )
         for name in ordered
@@ -54,9 +60,17 @@ def click_page(place: Workspace, names: Sequence[str], baseline: str, comparison
         comparison=comparison,
         part=part,
         metrics=SHOWN if first.groups is not None else tuple(name for name in SHOWN if name != "gauc"),
-        curves="auc",
+        curves="macro_auc" if any(run_task(place.run(name)) == "domains" for name in names) else "auc",
         calibration=tuple(curves),
     )
+
+
+def _loss_of(folder: Path) -> str:
+    """What a run was trained with, and what shifts its calibration."""
+    if run_task(folder) == "domains":
+        method = read_domain_settings(folder).method
+        return f"bce, {'sum of tasks' if method.model.by == 'task' else method.weighting}"
+    return loss_text(read_click_settings(folder).method.loss)
 
 
 def loss_text(loss: ClickLossConfig) -> str:

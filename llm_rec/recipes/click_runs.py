@@ -8,7 +8,7 @@ runs/<name>/config.yaml  run.json  inputs.json  phases/  model/  logits.npz  rep
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -17,6 +17,7 @@ from ctr_models.losses import ClickLossConfig
 from ctr_models.model import CTRModel
 from llm_rec.artifacts import read_json, read_manifest, replacing
 from llm_rec.codec import from_plain, to_plain
+from llm_rec.ctr.domain_evaluation import UnitRows, unit_rows
 from llm_rec.ctr.evaluation import ClickEvaluationConfig, click_logits, row_slices
 from llm_rec.ctr.item_fields import ItemTables, item_positives
 from llm_rec.ctr.method import ClickMethodConfig, TrainedClicks, train_clicks
@@ -24,10 +25,11 @@ from llm_rec.data.columns import KIND, ClickLog
 from llm_rec.data.log_spec import Part
 from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.metrics.click_intervals import summarise_clicks
+from llm_rec.metrics.domains import Unit, with_means
 from llm_rec.metrics.summary import SliceSummary
 from llm_rec.processes import is_first, wait_for_all
 from llm_rec.recipes.material import CODES_FILE, CODES_KIND, open_store
-from llm_rec.recipes.runs import SETTINGS, claim_run, history_of, mapping_of, run_task
+from llm_rec.recipes.runs import SETTINGS, claim_run, history_of, mapping_of, need_run
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import REPORT, Report
 from llm_rec.serving.clicks import save_click_model
@@ -40,9 +42,10 @@ MODEL = "model"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClickRunEvaluationConfig:
     """`slice_field`: rows are cut by how many train rows hold their value of this field (an item, a user): unseen,
-    fewer than 5, warm, and so on. Without it there is one slice, "all". `slice_by` "positives" counts only train rows
-    with a click; None does so for rows made of interactions, whose negatives are sampled. ECE is over `num_buckets`
-    buckets of equally many rows; `samples` bootstrap resamples make the 95 % intervals.
+    fewer than 5, warm, and so on. Without it slices are the domains of the log, or there is one slice, "all".
+    `slice_by` "positives" counts only train rows with a click; None does so for rows made of interactions, whose
+    negatives are sampled. ECE is over `num_buckets` buckets of equally many rows; `samples` bootstrap resamples make
+    the 95 % intervals.
     """
 
     slice_field: str | None = None
@@ -79,6 +82,17 @@ class ClickMaterial:
     inputs: dict[str, str]
 
 
+@runtime_checkable
+class Sampling(Protocol):
+    """How figures are made: buckets of calibration, resamples of intervals."""
+
+    @property
+    def num_buckets(self) -> int: ...
+
+    @property
+    def samples(self) -> int: ...
+
+
 @dataclass(frozen=True, eq=False)
 class ScoredRows:
     """Rows of one part as a run scored them: what paired tests and calibration need."""
@@ -88,9 +102,9 @@ class ScoredRows:
     groups: Int64[np.ndarray, "rows"] | None
     slices: dict[str, Bool[np.ndarray, "rows"]]
 
-    def summary(self, config: ClickRunEvaluationConfig) -> dict[str, SliceSummary]:
-        """Figures by slice with their intervals."""
-        return summarise_clicks(
+    def summary(self, config: Sampling) -> dict[str, SliceSummary]:
+        """Figures by slice with their intervals, and their means where slices are domains or tasks."""
+        found = summarise_clicks(
             self.logits,
             self.labels,
             self.slices,
@@ -98,6 +112,7 @@ class ScoredRows:
             num_buckets=config.num_buckets,
             samples=config.samples,
         )
+        return with_means(found)
 
 
 def train_click_run(name: str, settings: ClickRunSettings, material: ClickMaterial, folder: Path) -> Report:
@@ -156,14 +171,23 @@ def open_click_material(place: Workspace, settings: ClickRunSettings) -> ClickMa
 def score_part(
     model: CTRModel, loss: ClickLossConfig, log: ClickLog, part: Part, config: ClickRunEvaluationConfig
 ) -> ScoredRows:
-    """Logits of every row of `part`, and the slices that have rows."""
+    """Logits of every row of `part`, and the slices that have rows: domains, where the log has them and no
+    `slice_field` is set.
+    """
     columns = log.part(part)
     logits = click_logits(model, loss, columns, batch_size=config.batch_size)
+    if log.schema.domain is not None and config.slice_field is None:
+        return scored_units(unit_rows(logits[:, None], log, columns, "domain"), "domain")
     label = None if config.slice_field is None else _counted_label(log, config)
     found = row_slices(log, columns, config.slice_field, label=label)
     slices = {name: mask for name, mask in found.items() if mask.any()}
     groups = None if columns.groups is None else np.asarray(columns.groups)
     return ScoredRows(logits, np.asarray(columns.labels[:, 0]), groups, slices)
+
+
+def scored_units(rows: UnitRows, unit: Unit) -> ScoredRows:
+    """Scored rows whose slices are domains or tasks."""
+    return ScoredRows(rows.logits, rows.labels, rows.groups, rows.slices(unit))
 
 
 def _counted_label(log: ClickLog, config: ClickRunEvaluationConfig) -> str | None:
@@ -175,8 +199,7 @@ def _counted_label(log: ClickLog, config: ClickRunEvaluationConfig) -> str | Non
 
 def read_click_settings(folder: Path) -> ClickRunSettings:
     """The settings a click run was made with."""
-    if run_task(folder) != "clicks":
-        raise ConfigError(f"{folder} holds a run of a recommender, not of a click model; choose another --name")
+    need_run(folder, "clicks")
     try:
         return from_plain(ClickRunSettings, read_json(folder / SETTINGS))
     except ConfigError as error:

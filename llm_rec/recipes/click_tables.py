@@ -141,7 +141,7 @@ def full_name(name: str, columns: Mapping[str, Plain]) -> str:
     return f"{name} ({shown})" if shown else name
 
 
-def measure_name(measure: Measure) -> str:
+def measure_name(measure: Callable[..., list[Record]]) -> str:
     """What tells a measure from others: the name of a function, the values of a dataclass."""
     return measure.__name__ if isinstance(measure, FunctionType) else repr(measure)
 
@@ -214,18 +214,19 @@ def write_click_results(
     slices: Sequence[str] = ("all",),
     pairs: Sequence[tuple[str, str]] = (),
     references: Sequence[Row] = (),
+    tested: Sequence[str] = TESTED,
     notes: Sequence[str] = (),
 ) -> str:
     """Write ``table.json``, ``tests.json`` and ``table.md`` in `out`; returns the text of the last.
 
     `columns` and `slices` are those of the markdown; ``table.json`` has all. `pairs` of full names (`full_name`) are
-    tested on AUC and log loss of all rows, over the seeds that both have. `references` are published figures, shown
+    tested on `tested` of all rows, over the seeds that both have. `references` are published figures, shown
     in the markdown alone; `notes` are paragraphs after the table.
     """
     rows = table(results)
     named = _whole(results)
     known = {result.cell.model for result in named}
-    tests = compare(named, [pair for pair in pairs if known.issuperset(pair)], TESTED)
+    tests = compare(named, [pair for pair in pairs if known.issuperset(pair)], tuple(tested))
     write_table(out / "table.json", rows, tests)
     shown: list[Row] = [row for row in rows if row.columns.get("slice", "all") in slices]
     text = click_markdown([*shown, *references], metrics, columns)

@@ -17,9 +17,9 @@ from llm_rec.ctr.behaviour_rows import (
     behaviour_rows_fingerprint,
     write_behaviour_rows,
 )
-from llm_rec.ctr.log_rows import LogRowsConfig, user_columns, write_log_rows
+from llm_rec.ctr.log_rows import USER, LogRowsConfig, user_columns, write_log_rows
 from llm_rec.ctr.similarity import SimilarityConfig
-from llm_rec.data import LeaveOneOutConfig, SplitConfig
+from llm_rec.data import LeaveOneOutConfig, SplitConfig, leave_one_out
 from llm_rec.data.behaviour_files import behaviours_fingerprint, read_behaviours
 from llm_rec.data.behaviours import behaviours_of
 from llm_rec.data.columns import KIND, ClickLog, holds
@@ -30,8 +30,10 @@ from llm_rec.data.sources.behaviour_log import BehaviourLogConfig, behaviour_sou
 from llm_rec.data.sources.census import CensusConfig
 from llm_rec.data.sources.click_table import ClickSourceConfig, ClickTableConfig, click_source
 from llm_rec.data.sources.criteo import CriteoConfig
+from llm_rec.data.sources.domain_folders import DOMAIN, DomainFoldersConfig, load_domain_folders
 from llm_rec.data.sources.frappe import FrappeConfig
 from llm_rec.data.sources.kuairand import KuairandConfig
+from llm_rec.data.sources.kuairand_domains import KuairandDomainsConfig
 from llm_rec.data.sources.taobao import TaobaoConfig
 from llm_rec.data.sources.tmall import TmallConfig
 from llm_rec.errors import ConfigError
@@ -98,8 +100,32 @@ class BehavioursConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DomainRowsConfig:
+    """Rows from several folders of items and interactions, each a domain (`llm_rec.data.sources.domain_folders`).
+
+    The last event of a user in a folder is for test, the one before for validation; negatives are of the folder of
+    their positive. Users who occur in several folders are one value of the field `user`. `item_columns` are columns of
+    the items of all folders; `first_pieces` those that hold lists as texts, cut at `separator`.
+    """
+
+    paths: tuple[Path, ...]
+    rows: LogRowsConfig = field(default_factory=LogRowsConfig)
+    item_columns: tuple[str, ...] = ()
+    first_pieces: tuple[str, ...] = ()
+    separator: str = "|"
+
+
 SourceConfig: TypeAlias = (
-    InteractionsConfig | ClickTableConfig | FrappeConfig | CensusConfig | CriteoConfig | AvazuConfig | BehavioursConfig
+    InteractionsConfig
+    | ClickTableConfig
+    | FrappeConfig
+    | CensusConfig
+    | CriteoConfig
+    | AvazuConfig
+    | BehavioursConfig
+    | DomainRowsConfig
+    | KuairandDomainsConfig
 )
 
 
@@ -124,6 +150,8 @@ def run(job: ClicksJob) -> ClickLog:
     match job.source:
         case InteractionsConfig():
             log = _from_interactions(place, path, job.source, overwrite=job.overwrite)
+        case DomainRowsConfig():
+            log = write_domain_rows(path, job.source, overwrite=job.overwrite)
         case BehavioursConfig():
             log = _from_behaviours(path, job.source, overwrite=job.overwrite)
             say(counts_table(log, job.source))
@@ -222,6 +250,18 @@ def _from_interactions(place: Workspace, path: Path, config: InteractionsConfig,
     )
 
 
+def write_domain_rows(path: Path, config: DomainRowsConfig, *, overwrite: bool = False) -> ClickLog:
+    """The click log `path` of several folders."""
+    keep = (*config.item_columns, *config.first_pieces)
+    found = load_domain_folders(DomainFoldersConfig(paths=config.paths, keep=keep))
+    first = MultiValueConfig(length=1, separator=config.separator)
+    pieces = (ColumnSpec(name=column, encoder=first) for column in config.first_pieces)
+    items = (*config.rows.item_columns, *map(_field_of, (DOMAIN, *config.item_columns)), *pieces)
+    rows = replace(config.rows, item_columns=items, domain=DOMAIN)
+    split = leave_one_out(found.log)
+    return write_log_rows(split, found.catalog, path, rows, users={USER: found.people}, overwrite=overwrite)
+
+
 def _from_behaviours(path: Path, config: BehavioursConfig, *, overwrite: bool) -> ClickLog:
     least = config.rule.min_events if isinstance(config.rule, OffsetRowsConfig) else 1
     source = behaviour_source(config.log, least)
@@ -259,6 +299,9 @@ RECIPE = Recipe(
             name="kuairand",
             source=BehavioursConfig(log=KuairandConfig(path=Path("kuairand")), rule=ImpressionRowsConfig()),
         ),
+        "kuairand-domains": ClicksJob(name="kuairand-domains", source=KuairandDomainsConfig(path=Path("kuairand"))),
+        "census-tasks": ClicksJob(name="census-tasks", source=CensusConfig(path=Path("census"), marital_task=True)),
+        "domains": ClicksJob(name="domains", source=DomainRowsConfig(paths=(Path("beauty"), Path("sports")))),
     },
     run=run,
 )

@@ -1,23 +1,27 @@
 """``llm-rec evaluate``: rank the catalog again for a trained run, or score the rows of a click log again, with other
 cuts, slices or another part."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_rec.artifacts import read_manifest
-from llm_rec.codec import to_plain
+from llm_rec.codec import Plain, to_plain
 from llm_rec.data.columns import ClickLog
 from llm_rec.metrics.click_intervals import METRICS
 from llm_rec.metrics.ranking import Part
+from llm_rec.metrics.summary import SliceSummary
 from llm_rec.recipes.click_runs import (
     LOGITS,
     MODEL,
     ClickRunEvaluationConfig,
+    ScoredRows,
     read_click_settings,
     save_logits,
     score_part,
 )
 from llm_rec.recipes.console import say
+from llm_rec.recipes.domain_runs import DomainRunEvaluationConfig, read_domain_settings, score_domains
 from llm_rec.recipes.evaluation import EvaluationConfig, evaluate
 from llm_rec.recipes.material import open_material
 from llm_rec.recipes.recipe import Recipe
@@ -26,6 +30,8 @@ from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import Report
 from llm_rec.serving.clicks import KIND as CLICK_KIND
 from llm_rec.serving.clicks import load_click_model
+from llm_rec.serving.domains import FORM as DOMAIN_FORM
+from llm_rec.serving.domains import load_domain_model
 from llm_rec.serving.recommender import KIND, load_model
 
 
@@ -43,14 +49,19 @@ class EvaluateJob:
     """For recommenders."""
     clicks: ClickRunEvaluationConfig = field(default_factory=ClickRunEvaluationConfig)
     """For click models; the slice field is that of the run unless it is set here."""
+    domains: DomainRunEvaluationConfig = field(default_factory=DomainRunEvaluationConfig)
+    """For models of domains or tasks."""
 
 
 def run(job: EvaluateJob) -> Report:
     """Print the metrics and write them to ``evaluation-<part>/report.json`` of the run; its own report stays."""
     place = Workspace(job.workspace)
     folder = place.run(job.name)
-    if run_task(folder) == "clicks":
+    kind = run_task(folder)
+    if kind == "clicks":
         return _clicks(place, folder, job)
+    if kind == "domains":
+        return _domains(place, folder, job)
     settings = read_settings_of(folder)
     place.need(folder / "recommender", KIND, f"llm-rec train --name {job.name}")
     material = open_material(place, settings.material)
@@ -79,12 +90,35 @@ def _clicks(place: Workspace, folder: Path, job: EvaluateJob) -> Report:
     scorer = load_click_model(folder / MODEL)
     config = replace(job.clicks, slice_field=job.clicks.slice_field or settings.evaluation.slice_field)
     rows = score_part(scorer.model, settings.method.loss, log, job.part, config)
+    return _scored(folder, job, log, rows, rows.summary(config), to_plain(config), settings.seed)
+
+
+def _domains(place: Workspace, folder: Path, job: EvaluateJob) -> Report:
+    settings = read_domain_settings(folder)
+    place.need(folder / MODEL, DOMAIN_FORM.kind, f"llm-rec train domains --name {job.name}")
+    log = ClickLog.load(place.clicks(settings.log))
+    read_manifest(folder / MODEL).require_input("log", log.fingerprint, where=folder / MODEL)
+    scorer = load_domain_model(folder / MODEL)
+    rows = score_domains(scorer.model, settings.method.model.by, log, job.part, job.domains)
+    return _scored(folder, job, log, rows, rows.summary(job.domains), to_plain(job.domains), settings.seed)
+
+
+def _scored(
+    folder: Path,
+    job: EvaluateJob,
+    log: ClickLog,
+    rows: ScoredRows,
+    summary: Mapping[str, SliceSummary],
+    config: Plain,
+    seed: int,
+) -> Report:
+    """Write and print what scored rows came to."""
     report = Report.of(
         job.name,
-        {job.part: rows.summary(config)},
-        config={"evaluation": to_plain(config)},
+        {job.part: summary},
+        config={"evaluation": config},
         fingerprints={"log": log.fingerprint},
-        seeds={"seed": settings.seed},
+        seeds={"seed": seed},
         task="clicks",
     )
     out = folder / f"evaluation-{job.part}"

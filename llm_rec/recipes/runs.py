@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -22,10 +23,16 @@ from llm_rec.processes import is_first, wait_for_all
 from llm_rec.recipes.evaluation import Evaluation, EvaluationConfig, evaluate
 from llm_rec.recipes.material import Material, MaterialConfig
 from llm_rec.recipes.methods import MethodConfig, Trained, train_method
-from llm_rec.report.report import REPORT, Report, RunTask
+from llm_rec.report.report import REPORT, Report
 from llm_rec.serving.recommender import Recommender
 from llm_rec.training.trainer import TrainResult
 
+RunKind: TypeAlias = Literal["ranking", "clicks", "domains"]
+RUN_WORDS: dict[RunKind, str] = {
+    "ranking": "a recommender",
+    "clicks": "a click model",
+    "domains": "a model of domains or tasks",
+}
 SETTINGS = "run.json"
 INPUTS = "inputs.json"
 TARGETS = "targets.npz"
@@ -89,8 +96,7 @@ def history_of(results: Mapping[str, TrainResult]) -> list[dict[str, float]]:
 def read_settings_of(folder: Path) -> RunSettings:
     """The settings a run was made with."""
     path = folder / SETTINGS
-    if run_task(folder) != "ranking":
-        raise ConfigError(f"{folder} holds a run of a click model, not of a recommender; choose another --name")
+    need_run(folder, "ranking")
     try:
         return from_plain(RunSettings, read_json(path))
     except ConfigError as error:
@@ -118,12 +124,23 @@ def load_targets(
     return metrics, slices
 
 
-def run_task(folder: Path) -> RunTask:
-    """Whether `folder` holds a run of a sequential recommender or of a click model."""
+def run_task(folder: Path) -> RunKind:
+    """Whether `folder` holds a run of a sequential recommender, of a click model, or of a model of domains or tasks."""
     path = folder / SETTINGS
     if not path.is_file():
         raise ArtifactError(f"{folder} holds no run ({SETTINGS} is missing); train one with `llm-rec train`")
-    return "clicks" if mapping_of(read_json(path)).get("task") == "clicks" else "ranking"
+    task = mapping_of(read_json(path)).get("task")
+    known: dict[Plain, RunKind] = {"clicks": "clicks", "domains": "domains"}
+    return known.get(task, "ranking") if isinstance(task, str) else "ranking"
+
+
+def need_run(folder: Path, kind: RunKind) -> None:
+    """`ConfigError` when `folder` holds a run of another kind."""
+    found = run_task(folder)
+    if found != kind:
+        raise ConfigError(
+            f"{folder} holds a run of {RUN_WORDS[found]}, not of {RUN_WORDS[kind]}; choose another --name"
+        )
 
 
 def claim_run(folder: Path, settings: Plain, inputs: Mapping[str, str], read: Callable[[Path], object]) -> None:

@@ -45,6 +45,10 @@ SLICE_TITLES = {
     "lt5": "under 5",
     "lt10": "cold (under 10)",
     "warm": "warm (10 and more)",
+    "pooled": "all domains pooled",
+    "macro": "mean of domains or tasks",
+    "weighted": "mean of domains or tasks by rows",
+    "worst": "worst domain or task",
 }
 METRIC_TITLES = {
     "recall": "Recall",
@@ -61,7 +65,7 @@ LOWER_IS_BETTER = ("log_loss", "ece")
 UNORDERED = ("predicted_over_actual",)  # best at 1: no cell of it is highlighted
 RunTask = Literal["ranking", "clicks"]
 TARGETS: dict[RunTask, str] = {"ranking": "targets", "clicks": "rows"}
-HEADLINE = ("all", "unseen", "lt10", "warm")
+HEADLINE = ("all", "unseen", "lt10", "warm", "macro", "worst", "pooled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

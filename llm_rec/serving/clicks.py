@@ -1,46 +1,29 @@
-"""A trained click model with its schema and encoders as one artefact, and probabilities for raw rows.
+"""A trained click model with its schema and encoders as one artefact, and probabilities for raw rows."""
 
-```
-<folder>/manifest.json  click_model.json  schema.json  encoders.json  model.safetensors
-```
-
-Nothing of the training data is needed to load or to score; nothing that is loaded is executed.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float64
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from ctr_models.encoders import DenseVector
 from ctr_models.losses import ClickLossConfig
 from ctr_models.model import CTRModel
 from ctr_models.schema import Schema
-from ctr_models.values import RawColumn, list_column, raw_column
-from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
-from llm_rec.codec import from_plain, to_plain
 from llm_rec.ctr.evaluation import click_logits
 from llm_rec.ctr.item_fields import ItemTables
 from llm_rec.ctr.method import ClickMethodConfig, build_click_model
-from llm_rec.data.columns import ClickColumns, ClickLog, FittedColumn, read_encoders, write_encoders
-from llm_rec.data.log_encoding import lay_out
-from llm_rec.errors import ArtifactError, ConfigError, DataError
+from llm_rec.data.columns import ClickColumns, ClickLog, FittedColumn
+from llm_rec.errors import DataError
 from llm_rec.metrics.calibration import sigmoid
 from llm_rec.serving.click_histories import RawHistories, with_histories
+from llm_rec.serving.model_files import Form, load_model, save_model
+from llm_rec.serving.raw_rows import RawRows, RowEncoder
 from semantic_ids.code_table import CodeTable
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 KIND = "click-model"
-_MODEL, _SCHEMA, _ENCODERS, _WEIGHTS = "click_model.json", "schema.json", "encoders.json", "model.safetensors"
-RawRows: TypeAlias = "Mapping[str, Sequence[object] | np.ndarray] | pd.DataFrame"
+FORM = Form(kind=KIND, words="click model", settings="click_model.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +72,7 @@ class ClickScorer:
         batch_size: int = 16384,
     ) -> None:
         self.model, self.saved, self.schema, self.fitted = model.eval(), saved, schema, tuple(fitted)
-        self.batch_size = batch_size
+        self.encoder, self.batch_size = RowEncoder(schema, fitted), batch_size
 
     @property
     def history_length(self) -> int:
@@ -99,7 +82,7 @@ class ClickScorer:
     @property
     def columns(self) -> tuple[str, ...]:
         """Raw columns that a row needs, each once."""
-        return tuple(dict.fromkeys(column.spec.source for column in self.fitted))
+        return self.encoder.columns
 
     @property
     def loss(self) -> ClickLossConfig:
@@ -123,34 +106,8 @@ class ClickScorer:
         """Rows in the layout of the schema, with labels of 0; what an exported model takes."""
         if self.history_length and histories is None:
             raise DataError("this model looks at histories; give those of the rows, empty lists for users without any")
-        raws = {name: self._raw(rows, name) for name in self.columns}
-        sizes = {name: len(raw) for name, raw in raws.items()}
-        if len(set(sizes.values())) > 1:
-            raise DataError(f"columns have different numbers of rows: {sizes}; give every row every column")
-        encoded = []
-        for column in self.fitted:
-            try:
-                encoded.append(column.encoder.transform(raws[column.spec.source]))
-            except ValueError as error:
-                raise DataError(f"column {column.spec.source!r}: {error}") from error
-        labels = np.zeros((next(iter(sizes.values())), len(self.schema.labels)), dtype=np.float32)
-        groups = None if self.schema.group is None else np.zeros(len(labels), dtype=np.int64)
-        columns = lay_out(self.fitted, encoded, labels, groups)
+        columns = self.encoder.encode(rows)
         return columns if histories is None else with_histories(columns, histories, self.schema, self.fitted)
-
-    @property
-    def _dense(self) -> set[str]:
-        return {column.spec.source for column in self.fitted if isinstance(column.encoder, DenseVector)}
-
-    def _raw(self, rows: RawRows, name: str) -> RawColumn:
-        if name not in rows:
-            raise DataError(f"the rows have no column {name!r}; a model of this log needs {', '.join(self.columns)}")
-        values = rows[name]
-        array = values.to_numpy(dtype=object) if not isinstance(values, np.ndarray | Sequence) else values
-        lists = isinstance(array[0], list | tuple | np.ndarray) if len(array) else name in self._dense
-        if lists:
-            return list_column(cast(Sequence[Sequence[object]], list(array)))
-        return raw_column(array if isinstance(array, np.ndarray) else np.array(array, dtype=object))
 
 
 def save_click_model(
@@ -164,29 +121,14 @@ def save_click_model(
 ) -> None:
     """Write a trained model with the encoders of its log as the artefact `folder`, whole or not at all."""
     saved = SavedClickModel(method=method, items=None if items is None else ItemSizes.of(items))
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    weights = (part for name, value in sorted(state.items()) for part in (name, value.numpy().tobytes()))
-    digest = fingerprint(KIND, {"saved": to_plain(saved), "log": log.fingerprint}, *weights)
-    inputs = {"log": log.fingerprint}
-    with write_artifact(Path(folder), kind=KIND, fingerprint=digest, inputs=inputs, overwrite=overwrite) as partial:
-        write_json(partial / _MODEL, saved)
-        write_json(partial / _SCHEMA, log.schema)
-        write_encoders(partial / _ENCODERS, log.columns)
-        save_file(state, partial / _WEIGHTS)
+    save_model(folder, FORM, saved, model, log, overwrite=overwrite)
 
 
 def load_click_model(folder: Path | str, *, device: torch.device | str = "cpu") -> ClickScorer:
     """The model saved in `folder`; `ArtifactError` when it is damaged or something else."""
-    folder = Path(folder)
-    read_manifest(folder, KIND)
-    try:
-        saved = from_plain(SavedClickModel, read_json(folder / _MODEL))
-        schema = from_plain(Schema, read_json(folder / _SCHEMA))
-        model = build_click_model(saved.method, schema, None if saved.items is None else saved.items.blank())
-    except (OSError, ConfigError) as error:
-        raise ArtifactError(f"{folder}: not a saved click model ({error}); train it again") from error
-    try:
-        model.load_state_dict(load_file(folder / _WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{folder / _WEIGHTS}: not the weights of this model ({error}); train it again") from error
-    return ClickScorer(model.to(device).eval(), saved, schema, read_encoders(folder / _ENCODERS))
+    saved, schema, fitted, model = load_model(folder, FORM, SavedClickModel, _build)
+    return ClickScorer(model.to(device), saved, schema, fitted)
+
+
+def _build(saved: SavedClickModel, schema: Schema) -> CTRModel:
+    return build_click_model(saved.method, schema, None if saved.items is None else saved.items.blank())

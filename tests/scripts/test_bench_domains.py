@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
 from ctr_models.domains.covariance import cross_expert_covariance
 from ctr_models.domains.networks import HeadMLP
 from ctr_models.layers import MLPConfig
+from llm_rec.metrics.classification import grouped_auc
 from tests.scripts.loading import load
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -63,3 +65,20 @@ def test_lines_name_what_was_measured(bench: ModuleType) -> None:
         ("towers 6-5-1, 3 domains, batch 40", "one product a domain", False),
         ("covariance of 5 experts, dim 64, batch 40", "one product a pair", False),
     ]
+
+
+def test_the_last_phase_of_d_train_and_grouped_auc_are_measured(bench: ModuleType) -> None:
+    lines = [*bench.measure_heads(600, 0), *bench.measure_grouped(1000, 0)]
+    assert [line.against for line in lines] == [
+        "features computed for every batch",
+        "an epoch of computing them",
+        "a group at a time",
+    ]
+    assert all(line.ours > 0 and line.peer > 0 for line in lines)
+
+
+def test_the_loop_over_groups_gives_grouped_auc(bench: ModuleType) -> None:
+    rng = np.random.default_rng(1)
+    scores, labels, groups = rng.normal(size=300), rng.integers(2, size=300), rng.integers(40, size=300)
+    expected = grouped_auc(scores, labels, groups).value
+    assert bench.grouped_by_loop(scores, labels, groups) == pytest.approx(expected, abs=1e-12)

@@ -11,6 +11,7 @@ from llm_rec.data.sources.avazu import AvazuConfig, avazu
 from llm_rec.data.sources.census import CensusConfig, census_income
 from llm_rec.data.sources.criteo import CriteoConfig, criteo
 from llm_rec.data.sources.frappe import FrappeConfig, frappe
+from llm_rec.data.sources.kuairand_domains import KuairandDomainsConfig, kuairand_domains
 from llm_rec.errors import ConfigError, DataError
 
 
@@ -33,7 +34,9 @@ class ClickTableConfig:
             raise ValueError("set exactly one of spec and spec_file")
 
 
-ClickSourceConfig: TypeAlias = CriteoConfig | AvazuConfig | FrappeConfig | CensusConfig | ClickTableConfig
+ClickSourceConfig: TypeAlias = (
+    CriteoConfig | AvazuConfig | FrappeConfig | CensusConfig | KuairandDomainsConfig | ClickTableConfig
+)
 
 
 def click_table(config: ClickTableConfig) -> ClickSource:
@@ -61,6 +64,8 @@ def click_source(config: ClickSourceConfig) -> ClickSource:
             return frappe(config)
         case CensusConfig():
             return census_income(config)
+        case KuairandDomainsConfig():
+            return kuairand_domains(config)
         case ClickTableConfig():
             return click_table(config)
         case _:
