@@ -66,7 +66,7 @@ def main() -> int:
         args.seeds, args.epochs = 1, args.epochs or 1
     rows = [*planted_rows(args), *data_rows(args)]
     rows = select_domains(rows, args.rows or (QUICK if args.quick else ()))
-    results = run_domains(args.out, rows, jobs=args.jobs, quick=args.quick)
+    results = run_domains(args.out, rows, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
     text = write_click_results(
         args.out,
         results,

@@ -43,7 +43,7 @@ def main() -> int:
     if args.quick:
         args.seeds, args.epochs = 1, args.epochs or 1
     rows = select_domains(list(table_rows(args)), args.rows or (QUICK if args.quick else ()))
-    results = run_domains(args.out, rows, jobs=args.jobs, quick=args.quick)
+    results = run_domains(args.out, rows, jobs=args.jobs, quick=args.quick, ledger=args.ledger)
     text = write_click_results(
         args.out,
         results,

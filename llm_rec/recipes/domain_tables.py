@@ -12,12 +12,12 @@ import numpy as np
 
 from llm_rec.analysis.domain_experts import analyse_domains
 from llm_rec.artifacts import canonical_json, fingerprint, read_manifest
-from llm_rec.codec import Plain, to_plain
+from llm_rec.codec import Plain, identity
 from llm_rec.ctr.domain_evaluation import score_units
 from llm_rec.ctr.domain_method import DomainMethodConfig
 from llm_rec.ctr.domain_training import RoutedDomains, TrainedDomains, train_domains
 from llm_rec.data.columns import ClickLog
-from llm_rec.experiment import Cell, CellResult, Record, cell_name, run_grid, table
+from llm_rec.experiment import Cell, CellResult, Ledger, Record, cell_name, run_grid, table
 from llm_rec.metrics.click_intervals import figures
 from llm_rec.metrics.domains import DomainMetrics, Unit, is_domain_slice, slice_names
 from llm_rec.processes import one_thread
@@ -52,7 +52,7 @@ class DomainRow:
     def setting(self) -> dict[str, Plain]:
         """What tells this row's cells from all others."""
         parts: dict[str, Plain] = {
-            "method": to_plain(self.method, tagged=True),
+            "method": identity(self.method),
             "log": read_manifest(self.log).fingerprint,
             "measures": [measure_name(measure) for measure in self.measures],
         }
@@ -104,11 +104,16 @@ class DomainRunner:
         say(f"{name}, seed {result.cell.seed}, {result.seconds:.0f} s: {shown or result.error}")
 
 
-def run_domains(out: Path, rows: Sequence[DomainRow], *, jobs: int = 1, quick: bool = False) -> list[CellResult]:
-    """Results of all cells; only what is missing is trained. Rows come in order, seeds within a row."""
+def run_domains(
+    out: Path, rows: Sequence[DomainRow], *, jobs: int = 1, quick: bool = False, ledger: Path | None = None
+) -> list[CellResult]:
+    """Results of all cells; only what is missing is trained, and what the file `ledger` knows is not. Rows come in
+    order, seeds within a row.
+    """
     cells = [Cell(row.name, row.setting, seed) for row in rows for seed in range(row.seeds)]
     runner = DomainRunner(out, {str(row.setting["made_from"]): row for row in rows})
-    return run_grid(cells, runner, out, context={"quick": quick}, report=runner.finish, jobs=jobs)
+    known = None if ledger is None else Ledger(ledger)
+    return run_grid(cells, runner, out, context={"quick": quick}, report=runner.finish, jobs=jobs, ledger=known)
 
 
 def domain_records(found: DomainMetrics, unit: Unit) -> list[Record]:

@@ -25,6 +25,6 @@ def test_there_are_tables_to_look_at() -> None:
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_grid_of_trained_cells_gets_the_ledger(path: Path) -> None:
     """`run_table` takes it from the job, which `job_of` makes of the options."""
-    for call in calls(path, "run_clicks", "choose_rows"):
+    for call in calls(path, "run_clicks", "run_domains", "choose_rows"):
         assert "ledger" in {keyword.arg for keyword in call.keywords}, f"{path.name}:{call.lineno}"
-    assert calls(path, "run_clicks", "choose_rows", "job_of")
+    assert calls(path, "run_clicks", "run_domains", "choose_rows", "job_of")
