@@ -13,12 +13,10 @@ Naive forms are written here as public code has them, and give the same values:
 Times are forward and backward, the best of several runs that take turns; memory is the growth of the process's peak.
 """
 
-import argparse
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +28,7 @@ from torch import Tensor
 from ctr_models.losses import jrc_ranking, listwise_softmax, pairwise_logistic
 from ctr_models.optim import RowSums
 from llm_rec.analysis.spectrum import abundance_of, compact_factor, information_abundance
-from llm_rec.experiment import Measured, script_options, write_bench
+from llm_rec.experiment import Measured, bench_options, in_milliseconds, take_turns, write_bench
 from llm_rec.metrics.classification import auc, grouped_auc
 from llm_rec.training.groups import optimizer_groups
 from llm_rec.training.loop import MOMENTS_CHECK_EVERY
@@ -39,7 +37,6 @@ from llm_rec.training.trainer import TrainerConfig
 
 GROUP_ROWS = 16
 POSITIVES = 0.25  # Criteo's rate
-ENOUGH = 10.0  # seconds of one comparison
 MIB = 1024  # KiB, which /proc counts in
 
 
@@ -66,19 +63,11 @@ class Form:
 
 
 def main() -> None:
-    args = options().parse_args()
+    args = bench_options(__doc__.splitlines()[0], out="out/bench_ctr_forms").parse_args()
     torch.set_num_threads(args.threads)
     measured = measure_forms(quick=args.quick, seed=args.seed)
     write_bench(args.out / "bench.json", measured)
-    for line in measured:
-        print(f"{line.what}: {line.ours:,.4g} {line.unit}, {line.against} {line.peer:,.4g}: {line.ratio:.3g} x")
-
-
-def options() -> argparse.ArgumentParser:
-    parser = script_options(__doc__.splitlines()[0], out="out/bench_ctr_forms", data=False)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+    print("\n".join(line.text for line in measured))
 
 
 def measure_forms(*, quick: bool, seed: int) -> list[Measured]:
@@ -254,28 +243,6 @@ def rested(rows: int, seed: int, *, dropping: bool) -> torch.optim.Optimizer:
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------
-
-
-def take_turns(ours: Callable[[], object], naive: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Best seconds of each, run one after the other. The first turn does not count; turns end after `repeats` more, or
-    when `ENOUGH` seconds are spent (then, with one turn alone, it counts after all).
-    """
-    seconds: list[tuple[float, float]] = []
-    start = perf_counter()
-    while len(seconds) <= repeats and (not seconds or perf_counter() - start < ENOUGH):
-        seconds.append((timed(ours), timed(naive)))
-    counted = seconds[1:] or seconds
-    return min(turn[0] for turn in counted), min(turn[1] for turn in counted)
-
-
-def timed(call: Callable[[], object]) -> float:
-    start = perf_counter()
-    call()
-    return perf_counter() - start
-
-
-def in_milliseconds(what: str, against: str, ours: float, naive: float) -> Measured:
-    return Measured(what=what, against=against, ours=1e3 * ours, peer=1e3 * naive, unit="ms", higher_is_better=False)
 
 
 def peak_memory(call: Callable[[], object]) -> float:

@@ -13,7 +13,6 @@ Naive forms give the same values:
 Domains are as uneven as 50 to 1. Times are the best of several runs that take turns.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_ctr_forms import in_milliseconds, take_turns
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -35,7 +33,7 @@ from llm_rec.ctr.domain_evaluation import domain_numbers
 from llm_rec.ctr.domain_heads import HeadBatches, HeadRows, HeadTask, head_alone
 from llm_rec.ctr.domain_method import DomainMethodConfig, build_domain_click_model
 from llm_rec.ctr.planted_domains import PlantedDomainsConfig, planted_domains, write_domains
-from llm_rec.experiment import Measured, script_options, write_bench
+from llm_rec.experiment import Measured, bench_options, in_milliseconds, take_turns, write_bench
 from llm_rec.metrics.classification import auc, grouped_auc
 
 DOMAINS = (3, 5, 30)
@@ -45,19 +43,11 @@ EXPERTS, DIM = 5, 64
 
 
 def main() -> None:
-    args = options().parse_args()
+    args = bench_options(__doc__.splitlines()[0], out="out/bench_domains").parse_args()
     torch.set_num_threads(args.threads)
     measured = measure_forms(quick=args.quick, seed=args.seed)
     write_bench(args.out / "bench.json", measured)
-    for line in measured:
-        print(f"{line.what}: {line.ours:,.4g} {line.unit}, {line.against} {line.peer:,.4g}: {line.ratio:.3g} x")
-
-
-def options() -> argparse.ArgumentParser:
-    parser = script_options(__doc__.splitlines()[0], out="out/bench_domains", data=False)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+    print("\n".join(line.text for line in measured))
 
 
 def measure_forms(*, quick: bool, seed: int) -> list[Measured]:

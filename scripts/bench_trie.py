@@ -1,6 +1,6 @@
 """What a prefix constraint costs a step of beam search: the trie of sorted keys beside the forms that public code has.
 
-    python scripts/bench_trie.py --out out/bench_trie
+    python scripts/bench_trie.py --threads 1 --out out/bench_trie
 
 A step is asked, for every beam of every row of a batch (32 x 20), which codes of the next book may follow. Beams sit on
 prefixes of random items of a catalog with three books of 256 codes and a digit; the last semantic book is asked for,
@@ -14,17 +14,15 @@ All give the same mask, which is checked before anything is timed. `with seen it
 Times are the best of several runs that take turns. That no step waits for the host is a test (tests/semantic_ids).
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from bench_ctr_forms import in_milliseconds, take_turns
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from llm_rec.experiment import Measured, script_options, write_bench
+from llm_rec.experiment import Measured, bench_options, in_milliseconds, take_turns, write_bench
 from semantic_ids.code_table import CodeTable
 from semantic_ids.trie import ROOT, CodeTrie
 
@@ -51,20 +49,13 @@ class Case:
 
 
 def main() -> None:
-    args = options().parse_args()
+    args = bench_options(__doc__.splitlines()[0], out="out/bench_trie").parse_args()
     torch.set_num_threads(args.threads)
     measured = []
     for number in QUICK_SCALES if args.quick else SCALES:
-        measured += measure(case(number, seed=0), 2 if args.quick else 5)
+        measured += measure(case(number, args.seed), 2 if args.quick else 5)
     write_bench(args.out / "bench.json", measured, {"batch": BATCH, "beams": BEAMS, "books": BOOKS, "size": SIZE})
-    for found in measured:
-        print(f"{found.what}: {found.ours:.3f} ms, {found.against} {found.peer:.3f} ms, ratio {found.ratio:,.0f}")
-
-
-def options() -> argparse.ArgumentParser:
-    parser = script_options(__doc__.splitlines()[0], out="out/bench_trie", data=False)
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
-    return parser
+    print("\n".join(line.text for line in measured))
 
 
 def case(number: int, seed: int) -> Case:

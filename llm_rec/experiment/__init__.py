@@ -7,12 +7,12 @@ finished cells of any number of runs in one file. A benchmark sets one of our fi
 the peer's environment once and runs its script there.
 """
 
-from llm_rec.experiment.bench import Measured, machine, write_bench
+from llm_rec.experiment.bench import Measured, in_milliseconds, machine, take_turns, write_bench
 from llm_rec.experiment.cells import Cell, CellResult, Record, cell_name, read_cell, write_cell
 from llm_rec.experiment.comparison import TEST_COLUMNS, Comparison, compare, comparison_cells
 from llm_rec.experiment.grid import run_grid
 from llm_rec.experiment.ledger import Ledger
-from llm_rec.experiment.options import script_options
+from llm_rec.experiment.options import bench_options, script_options
 from llm_rec.experiment.peers import PeerError, default_peer_cache, peer_environment, peer_folder, run_peer
 from llm_rec.experiment.results import Row, markdown, markdown_lines, table, write_table
 
@@ -26,10 +26,12 @@ __all__ = [
     "PeerError",
     "Record",
     "Row",
+    "bench_options",
     "cell_name",
     "compare",
     "comparison_cells",
     "default_peer_cache",
+    "in_milliseconds",
     "machine",
     "markdown",
     "markdown_lines",
@@ -40,6 +42,7 @@ __all__ = [
     "run_peer",
     "script_options",
     "table",
+    "take_turns",
     "write_bench",
     "write_cell",
     "write_table",

@@ -3,15 +3,18 @@
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import cast
 
 from llm_rec.artifacts import write_json
 from llm_rec.codec import Plain, to_plain
 from llm_rec.errors import ConfigError
+
+ENOUGH = 10.0  # seconds of one comparison
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +35,11 @@ class Measured:
     @property
     def ratio(self) -> float:
         return self.ours / self.peer if self.higher_is_better else self.peer / self.ours
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return f"{self.what}: {self.ours:,.4g} {self.unit}, {self.against} {self.peer:,.4g}: {self.ratio:.3g} x"
 
 
 def write_bench(path: Path, measured: Sequence[Measured], details: Mapping[str, Plain] | None = None) -> None:
@@ -63,3 +71,25 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def take_turns(ours: Callable[[], object], naive: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Best seconds of each, run one after the other. The first turn does not count; turns end after `repeats` more, or
+    when `ENOUGH` seconds are spent (then, with one turn alone, it counts after all).
+    """
+    seconds: list[tuple[float, float]] = []
+    start = perf_counter()
+    while len(seconds) <= repeats and (not seconds or perf_counter() - start < ENOUGH):
+        seconds.append((timed(ours), timed(naive)))
+    counted = seconds[1:] or seconds
+    return min(turn[0] for turn in counted), min(turn[1] for turn in counted)
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+def in_milliseconds(what: str, against: str, ours: float, naive: float) -> Measured:
+    return Measured(what=what, against=against, ours=1e3 * ours, peer=1e3 * naive, unit="ms", higher_is_better=False)

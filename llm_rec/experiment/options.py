@@ -20,3 +20,11 @@ def script_options(
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds (default: {seeds})")
     return parser
+
+
+def bench_options(description: str, *, out: str) -> argparse.ArgumentParser:
+    """The options that benchmarks without data share: --out, --quick, --threads and --seed."""
+    parser = script_options(description, out=out, data=False)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="what is drawn (default: 0)")
+    return parser

@@ -219,14 +219,6 @@ def test_the_svd_gives_information_abundance(forms: ModuleType) -> None:
     assert forms.abundance(table) == pytest.approx(forms.abundance_by_svd(table))
 
 
-def test_the_first_turn_does_not_count(forms: ModuleType) -> None:
-    calls: list[str] = []
-    ours, naive = forms.take_turns(lambda: calls.append("ours"), lambda: calls.append("naive"), 2)
-    assert calls == ["ours", "naive"] * 3
-    assert 0 < ours < 1
-    assert 0 < naive < 1
-
-
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone tells the peak")
 def test_peak_memory_counts_what_a_call_holds(forms: ModuleType) -> None:
     assert 60 < forms.peak_memory(lambda: np.ones(2**23)) < 80  # 64 MiB

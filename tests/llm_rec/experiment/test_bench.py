@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_rec.errors import ConfigError
-from llm_rec.experiment import (
-    Measured,
-    machine,
-    write_bench,
-)
+from llm_rec.experiment import Measured, in_milliseconds, machine, take_turns, write_bench
 
 
 class TestBench:
@@ -35,3 +31,20 @@ class TestBench:
 
     def test_machine_names_what_a_figure_depends_on(self) -> None:
         assert set(machine()) == {"processor", "cores", "memory_gib", "python", "torch", "torch_threads"}
+
+    def test_a_line_names_both_sides_and_the_ratio(self) -> None:
+        found = Measured(what="step", against="loop", ours=2.0, peer=500.0, unit="ms", higher_is_better=False)
+        assert found.text == "step: 2 ms, loop 500: 250 x"
+
+
+class TestTurns:
+    def test_both_take_turns_and_the_first_turn_does_not_count(self) -> None:
+        calls: list[str] = []
+        ours, naive = take_turns(lambda: calls.append("ours"), lambda: calls.append("naive"), 2)
+        assert calls == ["ours", "naive"] * 3
+        assert 0 < ours < 1
+        assert 0 < naive < 1
+
+    def test_seconds_become_milliseconds_that_are_better_when_fewer(self) -> None:
+        found = in_milliseconds("step", "loop", 0.002, 0.5)
+        assert (found.ours, found.peer, found.unit, found.ratio) == (2.0, 500.0, "ms", 250.0)

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 from llm_rec.errors import ArtifactError
-from llm_rec.experiment import (
-    Cell,
-    CellResult,
-    Record,
-    cell_name,
-    read_cell,
-    write_cell,
-)
+from llm_rec.experiment import Cell, CellResult, Record, cell_name, read_cell, write_cell
 
 
 class TestCellFile:

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from llm_rec.errors import ConfigError
-from llm_rec.experiment import (
-    Cell,
-    CellResult,
-    Record,
-    compare,
-)
+from llm_rec.experiment import Cell, CellResult, Record, compare
 from tests.llm_rec.experiment.series import results_of
 
 

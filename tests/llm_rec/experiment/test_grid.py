@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_rec.errors import ConfigError, TrainingError
-from llm_rec.experiment import (
-    Cell,
-    Record,
-    cell_name,
-    run_grid,
-)
+from llm_rec.experiment import Cell, Record, cell_name, run_grid
 
 
 class TestRunGrid:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from llm_rec.experiment import (
-    script_options,
-)
+from llm_rec.experiment import bench_options, script_options
 
 
 class TestScriptOptions:
@@ -14,3 +12,7 @@ class TestScriptOptions:
 
     def test_a_benchmark_needs_no_seeds(self) -> None:
         assert set(vars(script_options("x", out="o", data=False).parse_args([]))) == {"out", "quick"}
+
+    def test_benchmarks_without_data_share_threads_and_seed(self) -> None:
+        args = bench_options("x", out="o").parse_args(["--threads", "1"])
+        assert (args.threads, args.seed, args.quick, args.out) == (1, 0, False, Path("o"))

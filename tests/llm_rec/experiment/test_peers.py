@@ -6,13 +6,7 @@ from pathlib import Path
 import pytest
 
 from llm_rec.codec import Plain
-from llm_rec.experiment import (
-    PeerError,
-    default_peer_cache,
-    peer_environment,
-    peer_folder,
-    run_peer,
-)
+from llm_rec.experiment import PeerError, default_peer_cache, peer_environment, peer_folder, run_peer
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,7 @@ import pytest
 
 from llm_rec.artifacts import read_json
 from llm_rec.errors import ConfigError
-from llm_rec.experiment import (
-    Cell,
-    CellResult,
-    Record,
-    compare,
-    markdown,
-    table,
-    write_table,
-)
+from llm_rec.experiment import Cell, CellResult, Record, compare, markdown, table, write_table
 from tests.llm_rec.experiment.series import results_of
 
 
