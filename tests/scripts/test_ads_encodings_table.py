@@ -43,19 +43,6 @@ def frappe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def census(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("census")
-    rng = np.random.default_rng(0)
-    for file, rows in (("train", 300), ("test", 100)):
-        frame = pd.DataFrame({name: rng.integers(0, 50, rows) for name in NUMBERS})
-        for name in CATEGORIES:
-            frame[name] = rng.integers(0, 3, rows).astype(str)
-        frame["income_above_50k"] = (rng.random(rows) < 0.3).astype(np.int64)
-        frame.to_parquet(folder / f"{file}.parquet")
-    return folder
-
-
 def test_similarities_are_those_of_a_loop_that_leaves_out_the_row_s_own_event(frappe: Path, tmp_path: Path) -> None:
     rows = pd.read_parquet(frappe_with_apps(frappe, tmp_path, TEXTS) / "ctr.parquet")
     apps = pd.read_parquet(frappe / "items.parquet")

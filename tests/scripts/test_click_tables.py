@@ -15,7 +15,6 @@ from ctr_models.losses import BCEConfig, JRCConfig, click_loss
 from llm_rec.ctr.batches import ClickBatchConfig, ClickBatches
 from llm_rec.ctr.method import ClickMethodConfig, build_click_model
 from llm_rec.data.columns import ClickLog
-from llm_rec.data.sources.census import CATEGORIES, NUMBERS
 from llm_rec.data.sources.frappe import FIELDS
 from llm_rec.errors import ConfigError, DataError
 from llm_rec.recipes.click_logs import click_log
@@ -49,19 +48,6 @@ def frappe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame["label"] = (rng.random(600) < np.where(liked, 0.6, 0.1)).astype(np.int64)
     frame["split"] = np.array(["train", "validation", "test"])[np.minimum(np.arange(600) % 5, 2)]
     frame.astype(dict.fromkeys(FIELDS, "str")).to_parquet(folder / "ctr.parquet")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def census(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("census")
-    rng = np.random.default_rng(0)
-    for file, rows in (("train", 300), ("test", 100)):
-        frame = pd.DataFrame({name: rng.integers(0, 50, rows) for name in NUMBERS})
-        for name in CATEGORIES:
-            frame[name] = rng.integers(0, 3, rows).astype(str)
-        frame["income_above_50k"] = (rng.random(rows) < 0.3).astype(np.int64)
-        frame.to_parquet(folder / f"{file}.parquet")
     return folder
 
 
