@@ -12,7 +12,7 @@ are the paper's, data sets are not: with a small vocabulary the same initialisat
 Abundance is the mean over fields (and sets) of values seen in training; `abundance_frequent` counts values with at
 least 10 rows, `.._over_initial` divides by a random table of the same shape. Abundance grows with width: compare
 `multi` and `single` of one factor by `abundance_over_dim`, not by abundance. Spectra and heat maps of sub-embeddings of
-DCNv2, seed 0, are pages in ``figures``.
+DCNv2, seed 0, are pages in ``figures``, of cells that are trained here (a ledger has figures alone).
 
 The first data set has all backbones at 1x, 2x, 3x, 4x, 10x and the ablations (`me-si`: one interaction for all sets;
 weight alignment; two regularisers; orthogonal cross blocks); the others DNN and DCNv2 at 1x, 3x, 10x. The default grid
