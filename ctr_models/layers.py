@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.checks import check_fraction
+from ctr_models.dropout import Dropout
 
 MOMENTUM, EPSILON = 0.1, 1e-5  # of batch norm, torch's own
 
@@ -170,7 +171,7 @@ class _HiddenLayer(nn.Module):
         self.prelu = TablePReLU(num_tables) if config.activation == "prelu" else None
         self.linear = TableLinear(num_tables, in_features, out_features)
         self.norm = TableBatchNorm(num_tables, out_features) if config.batch_norm else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs: Tensor) -> Tensor:
         out: Tensor = self.linear(inputs)
@@ -189,7 +190,7 @@ class MLP(nn.Module):
         sizes = (in_features, *config.widths)
         self.width = sizes[-1]
         self.input_norm = TableBatchNorm(num_tables, in_features) if config.input_batch_norm else None
-        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.input_dropout = Dropout(config.input_dropout)
         self.layers = nn.ModuleList(
             _HiddenLayer(config, num_tables, inward, outward) for inward, outward in pairwise(sizes)
         )

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.domains.routing import Routing
+from ctr_models.dropout import Dropout
 from ctr_models.layers import Activation, MLPConfig, activate, table_linear, xavier
 
 
@@ -47,7 +48,7 @@ class HeadMLP(nn.Module):
         super().__init__()
         sizes, sets = (inputs, *config.widths), num_heads * copies
         self.copies, self.activation = copies, config.activation
-        self.input_dropout, self.dropout = nn.Dropout(config.input_dropout), nn.Dropout(config.dropout)
+        self.input_dropout, self.dropout = Dropout(config.input_dropout), nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(HeadLinear(sets, inward, outward) for inward, outward in pairwise(sizes))
         slopes = config.widths if config.activation == "prelu" else ()
         self.slopes = nn.ParameterList(nn.Parameter(torch.full((sets,), 0.25)) for _ in slopes)

@@ -24,6 +24,7 @@ from ctr_models.batch import FeatureBatch
 from ctr_models.domains.features import BodyOutputs, BodySetting, DomainFeatures, as_module
 from ctr_models.domains.networks import HeadMLP, check_no_batch_norm
 from ctr_models.domains.routing import EveryHead, Routing, domains_of
+from ctr_models.dropout import Dropout
 from ctr_models.layers import EPSILON, MOMENTUM, Activation, MLPConfig, activate, table_linear, xavier
 from ctr_models.losses.lists import at_least_float32
 
@@ -155,7 +156,7 @@ class StarHeads(nn.Module):
             raise ValueError("a star has no PReLU: its slopes would be no product of shared and own; use relu")
         self.activation: Activation = tower.activation
         self.scale = StarScale(num_heads, inputs) if scaled else None
-        self.dropout = nn.Dropout(tower.dropout)
+        self.dropout = Dropout(tower.dropout)
         sizes = (inputs, *tower.widths, 1)
         self.layers = nn.ModuleList(StarLayer(num_heads, inward, outward) for inward, outward in pairwise(sizes))
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ctr_models.checks import check_at_least, check_fraction
+from ctr_models.dropout import Dropout
 from ctr_models.layers import TableLinear
 
 LARGE = 1 << 24  # elements of the products of pairs above which rows go in chunks
@@ -46,7 +47,7 @@ class AFM(nn.Module):
         self.width = dim
         self.hidden = TableLinear(num_tables, dim, config.attention_dim)
         self.query = TableLinear(num_tables, config.attention_dim, 1, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         left, right = torch.triu_indices(num_fields, num_fields, 1)
         self.register_buffer("left", left, persistent=False)
         self.register_buffer("right", right, persistent=False)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least, check_fraction, check_positive
+from ctr_models.dropout import Dropout
 from ctr_models.layers import TableBatchNorm, TableLinear
 
 Bridge = Literal["product", "sum", "concat", "attention"]
@@ -121,7 +122,7 @@ class EDCN(nn.Module):
         self.crosses = nn.ModuleList(CrossLayer(num_tables, size, residual=config.residual) for _ in layers)
         self.deeps = nn.ModuleList(TableLinear(num_tables, size, size) for _ in layers)
         self.bridges = nn.ModuleList(BridgeModule(config.bridge, num_tables, size) for _ in layers)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "tables batch width"]:
         bridge = fields.flatten(2)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.checks import check_fraction, check_positive, check_sizes
+from ctr_models.dropout import Dropout
 from ctr_models.layers import TableLayerNorm, TableLinear
 
 TINY = 1e-8  # added to squared moduli before the logarithm
@@ -69,8 +70,8 @@ class EulerLayer(nn.Module):
         self.orders = nn.Parameter(_initial_orders(config, num_tables, fields_in, fields_out))
         self.shift = nn.Parameter(torch.randn(num_tables, 2, 1, fields_out, dim) * 0.01)
         self.implicit = TableLinear(num_tables, fields_in * dim, fields_out * dim)
-        self.explicit_dropout = nn.Dropout(config.explicit_dropout)
-        self.implicit_dropout = nn.Dropout(config.implicit_dropout)
+        self.explicit_dropout = Dropout(config.explicit_dropout)
+        self.implicit_dropout = Dropout(config.implicit_dropout)
         self.norm = TableLayerNorm(num_tables, 2, 1, 1, dim) if config.layer_norm else None
 
     def forward(self, parts: Float[Tensor, "tables 2 batch fields dim"]) -> Float[Tensor, "tables 2 batch orders dim"]:

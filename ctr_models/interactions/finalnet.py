@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.checks import check_fraction, check_sizes
+from ctr_models.dropout import Dropout
 from ctr_models.layers import TableBatchNorm, TableLinear
 
 
@@ -84,7 +85,7 @@ class FinalBlock(nn.Module):
         for size_in, size_out in zip((inputs, *config.hidden), config.hidden, strict=False):
             parts.append(FactorizedInteraction(num_tables, size_in, size_out, config.residual))
             parts += [TableBatchNorm(num_tables, size_out)] if config.batch_norm else []
-            parts.append(nn.Dropout(config.dropout))
+            parts.append(Dropout(config.dropout))
         self.layers = nn.Sequential(*parts)
 
     def forward(self, fields: Float[Tensor, "tables batch fields dim"]) -> Float[Tensor, "tables batch width"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least, check_fraction, check_positive, check_sizes
+from ctr_models.dropout import Dropout
 from ctr_models.layers import TableLayerNorm, TableLinear, xavier
 
 
@@ -49,7 +50,7 @@ class MaskBlocks(nn.Module):
         self.up_bias = nn.Parameter(torch.zeros(num_tables, 1, blocks, masked))
         self.weight = nn.Parameter(xavier(num_tables, blocks, inputs=masked, outputs=outputs))
         self.norm = TableLayerNorm(num_tables, 1, blocks, outputs) if config.layer_norm else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, fields: Float[Tensor, "tables batch inputs"], hidden: Float[Tensor, "tables batch masked"]

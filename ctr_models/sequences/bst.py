@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least, check_divides, check_fraction
+from ctr_models.dropout import Dropout
 from ctr_models.layers import TableLayerNorm, TableLinear
 from ctr_models.sequences.found import masked_softmax
 from ctr_models.sequences.multi_head import folded_scores, folded_values
@@ -56,7 +57,7 @@ class TransformerLayer(nn.Module):
         self.outer = TableLinear(num_tables, config.hidden_dim, width)
         self.first_norm = TableLayerNorm(num_tables, 1, 1, width)
         self.second_norm = TableLayerNorm(num_tables, 1, 1, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

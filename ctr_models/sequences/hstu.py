@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least, check_fraction
+from ctr_models.dropout import Dropout
 from ctr_models.layers import TableLayerNorm, TableLinear
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 
@@ -61,7 +62,7 @@ class HSTULayer(nn.Module):
         self.project = TableLinear(num_tables, width, 2 * (self.values + self.queries))
         self.output_norm = TableLayerNorm(num_tables, 1, 1, self.values)
         self.output = TableLinear(num_tables, self.values, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def projections(self, vectors: Float[Tensor, "tables batch length width"]) -> Projections:
         """All four maps are one product. Queries and values come divided by sqrt(query_dim) and by max_length: so

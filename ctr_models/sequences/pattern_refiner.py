@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctr_models.checks import check_at_least, check_divides, check_fraction
+from ctr_models.dropout import Dropout
 from ctr_models.layers import MLP, MLPConfig, TableLayerNorm, TableLinear
 
 _SLOT_STD = 0.02
@@ -136,7 +137,7 @@ class _RefinerLayer(nn.Module):
         self.forward_norm = TableLayerNorm(num_tables, 1, 1, hidden)
         self.widened = TableLinear(num_tables, hidden, 4 * hidden)
         self.narrowed = TableLinear(num_tables, 4 * hidden, hidden)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from llm_rec.sequential.dropout import Dropout
+from ctr_models.dropout import Dropout
 from llm_rec.sequential.items import IdItems, IdItemsConfig, ItemSources
 
 ExpertName = Literal["collaborative", "aligned", "text"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from llm_rec.sequential.dropout import Dropout
+from ctr_models.dropout import Dropout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

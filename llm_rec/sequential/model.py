@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ctr_models.dropout import Dropout
 from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
 from llm_rec.codec import from_plain, to_plain
 from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.sequential.backbones import BackboneConfig, build_backbone
-from llm_rec.sequential.dropout import Dropout
 from llm_rec.sequential.items import IdItemsConfig, ItemsConfig, ItemSources, build_items, distinct_rows
 from llm_rec.sequential.protocols import Backbone, ItemVectors
 from llm_rec.sequential.sasrec import SASRecConfig

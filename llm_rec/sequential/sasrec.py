@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from llm_rec.sequential.dropout import Dropout
+from ctr_models.dropout import Dropout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ for bit (with the same number of threads and processes); a finished one returns 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -24,6 +24,7 @@ from llm_rec.training.schedule import Schedule
 from llm_rec.training.task import BatchSource, Movable, Task
 
 BatchT = TypeVar("BatchT", bound=Movable)
+Precision: TypeAlias = Literal["no", "bf16", "fp16"]
 Validate = Callable[[], Mapping[str, float]]
 OPERATIONAL = ("trackers", "checkpoint_every")  # these change no number, so a rerun may change them
 
@@ -42,7 +43,7 @@ class TrainerConfig:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     accumulation: int = 1
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Precision = "no"
     patience: int | None = None
     monitor: str = "ndcg@10"
     eval_every: int = 1

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llm_rec.sequential.dropout import Dropout
+from ctr_models.dropout import Dropout
 
 
 def test_share_mean_and_scale_are_those_of_dropout():
