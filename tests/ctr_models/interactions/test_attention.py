@@ -69,9 +69,25 @@ def test_identity_residual_projects_only_where_the_width_changes():
     assert [layer.project.weight.shape[-1] for layer in module.layers] == [128, 96, 96]
 
 
-def test_dropout_falls_in_training_alone(build):
-    module = build(AutoInt, AutoIntConfig(attention_dim=4, dropout=0.5), 1, 4, 6)
-    fields = torch.randn(1, 3, 4, 6, dtype=torch.float64)
+def test_plain_products_in_bfloat16_are_the_fused_kernel_up_to_rounding():
+    torch.manual_seed(0)
+    layer = AutoInt(AutoIntConfig(num_layers=1, scale=True), 2, 5, 6)
+    fields = torch.randn(2, 8, 5, 6, requires_grad=True)
+    exact = layer(fields)
+    expected = torch.autograd.grad(exact.square().sum(), [fields, *layer.parameters()])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = layer(fields)
+    found = torch.autograd.grad(rounded.float().square().sum(), [fields, *layer.parameters()])
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.02)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dropout_falls_in_training_alone(build, dtype):
+    module = build(AutoInt, AutoIntConfig(attention_dim=4, dropout=0.5), 1, 4, 6).to(dtype)
+    fields = torch.randn(1, 3, 4, 6, dtype=dtype)
     assert not torch.equal(module(fields), module(fields))
     module.eval()
     assert torch.equal(module(fields), module(fields))
