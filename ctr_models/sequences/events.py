@@ -31,6 +31,7 @@ from ctr_models.batch import HistoryBatch
 from ctr_models.checks import check_at_least
 from ctr_models.embeddings import EmbeddingTable, NormalInit, TableInit, init_table
 from ctr_models.schema import Categorical, Schema
+from ctr_models.sequences.event_bags import BagInput, EventBags, EventIndex
 from ctr_models.sequences.event_look_up import look_up_events
 
 Decouple = Literal["shared", "dare", "three", "four", "projection"]
@@ -193,6 +194,18 @@ class PartTables(nn.Module):
         target, rest = look_up_events(weight, events.ids, table.offsets, times, sparse=sparse)
         return EventVectors(target.unsqueeze(0), rest.unsqueeze(0))
 
+    def bags(self, events: EventIds, index: EventIndex) -> tuple[Float[Tensor, "1 batch width"], EventBags]:
+        """Of candidates (column 0) vectors, of events bags of `index`, where `look_up_fits`."""
+        table = self.tables[0]
+        if not isinstance(table, EmbeddingTable):
+            raise TypeError(f"expected an embedding table, got {type(table).__name__}")
+        times = None if self.times is None else self.times(events.times[0])
+        target = table.look_up(events.ids[:, 0]).flatten(-2)
+        if times is not None:
+            target = torch.cat([target, times[:1].expand(1, target.shape[1], -1)], -1)
+        weight, sparse = table.embedding.weight, table.embedding.sparse
+        return target, EventBags(weight, index, None if times is None else times[1:], sparse)
+
     def content(self, ids: Int64[Tensor, "batch columns fields"]) -> Float[Tensor, "tables batch columns content"]:
         """All parts but the position; zeros for padding."""
         return torch.cat(self._fields(ids), -1)
@@ -229,6 +242,14 @@ class RoleTables(nn.Module):
             return EventVectors(target.squeeze(2), events)
         first, rest = (EventIds(given.ids[:, c], given.times[:, c]) for c in (slice(0, 1), slice(1, None)))
         return EventVectors(self.target(first).squeeze(2), self.events(rest))
+
+    def bags(self, given: EventIds, index: EventIndex) -> tuple[Float[Tensor, "1 batch width"], EventBags]:
+        """See `PartTables.bags`."""
+        target, events = self.events.bags(given, index)
+        if self.target is None:
+            return target, events
+        first = EventIds(given.ids[:, :1], given.times[:, :1])
+        return self.target(first).squeeze(2), events
 
 
 class PartLinear(nn.Module):
@@ -320,6 +341,21 @@ class EventTables(nn.Module):
         if self.projections is not None:
             return self.projections.representation(shared), self.projections.attention(shared)
         return shared, None if self.attention is None else self.attention(given)
+
+    def bags(self, given: EventIds) -> BagInput | None:
+        """What `forward` gives, with bags for events: on a CPU, of one table a role, unprojected; None elsewhere."""
+        tables = self.representation.events
+        first = tables.tables[0]
+        plain = self.projections is None and tables.look_up_fits(given) and not given.ids.is_cuda
+        if not plain or not isinstance(first, EmbeddingTable) or not first.embedding.weight.dtype.itemsize >= 4:
+            return None
+        if self.attention is not None and not self.attention.events.look_up_fits(given):
+            return None
+        ids = given.ids[:, 1:]
+        index = EventIndex(ids, first.offsets)
+        target, events = self.representation.bags(given, index)
+        roles = (None, None) if self.attention is None else self.attention.bags(given, index)
+        return BagInput(target, events, ids[..., 0].ne(0), given.ids[:, 0], ids, *roles)
 
 
 def places(length: int, device: torch.device | str = "cpu") -> Int64[Tensor, "length"]:

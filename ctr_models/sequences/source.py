@@ -16,6 +16,7 @@ from ctr_models.checks import check_at_least
 from ctr_models.protocols import FieldSource
 from ctr_models.schema import Schema
 from ctr_models.sequences.encoder import Encoder, EncoderConfig, build_encoder, needs_attention, reads_attention
+from ctr_models.sequences.event_bags import BagInput
 from ctr_models.sequences.events import EventIds, EventLayout, EventsConfig, EventTables, EventVectors
 from ctr_models.sequences.patterns import DPN, PatternConfig
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
@@ -76,6 +77,16 @@ class Selects(Protocol):
     ) -> Int64[Tensor, "batch k"]: ...
 
 
+@runtime_checkable
+class ReadsBags(Protocol):
+    """An encoder that needs no vectors of single events, only their scores and weighted sums."""
+
+    @property
+    def reads_bags(self) -> bool: ...
+
+    def of_bags(self, sequence: BagInput) -> SequenceOutput: ...
+
+
 class SequenceFields(NamedTuple):
     """`fields` for the towers. From a model in training: fields of the auxiliary head and the encoder's own loss."""
 
@@ -106,21 +117,37 @@ class SequenceSource(nn.Module):
         return self.events.layout.parts * (outputs + self.config.target_field) if outputs else 0
 
     def forward(self, batch: FeatureBatch) -> SequenceFields:
-        return self._encoded(self.read(batch))
+        given = self._given(batch)
+        encoder = self.encoder
+        if (
+            self.training
+            and isinstance(encoder, ReadsBags)
+            and encoder.reads_bags
+            and not torch.compiler.is_compiling()
+        ):
+            bags = self.events.bags(given)
+            if bags is not None:
+                return self._fields(bags.target, encoder.of_bags(bags))
+        return self._encoded(self._looked_up(self._shortened(given)))
 
     def of_found(self, given: EventIds) -> SequenceFields:
         """Fields of candidates (column 0) with events that search has already found for each, with their own times."""
         return self._encoded(self._looked_up(given))
 
     def _encoded(self, sequence: SequenceInput) -> SequenceFields:
-        out: SequenceOutput = self.encoder(sequence)
-        auxiliary = None if out.auxiliary is None else self._split(sequence.target, out.auxiliary)
-        return SequenceFields(self._split(sequence.target, out.vectors), auxiliary, out.loss)
+        return self._fields(sequence.target, self.encoder(sequence))
+
+    def _fields(self, target: Float[Tensor, "tables batch width"], out: SequenceOutput) -> SequenceFields:
+        auxiliary = None if out.auxiliary is None else self._split(target, out.auxiliary)
+        return SequenceFields(self._split(target, out.vectors), auxiliary, out.loss)
 
     def read(self, batch: FeatureBatch, *, whole: bool = False) -> SequenceInput:
         """What the encoder gets. `whole`: all events, also where it reads only some."""
-        given = self.events.join(batch.ids.index_select(1, self.columns), self._history(batch))
+        given = self._given(batch)
         return self._looked_up(given if whole else self._shortened(given))
+
+    def _given(self, batch: FeatureBatch) -> EventIds:
+        return self.events.join(batch.ids.index_select(1, self.columns), self._history(batch))
 
     def _looked_up(self, given: EventIds) -> SequenceInput:
         vectors, attention = self.events(given)

@@ -8,6 +8,7 @@ TWIN. That r_t * h equals sum_i w_i (r_t * r_i) exactly saves a factor k. Which 
 DARE's repository, without the projections and cross-feature bias of the original.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 
 from ctr_models.checks import check_at_least
 from ctr_models.sequences.attention import (
+    DotScore,
     DotScoreConfig,
     ScoreConfig,
     attention_weights,
     build_score,
-    pool,
     pool_found,
 )
+from ctr_models.sequences.event_bags import BagInput, EventBags
 from ctr_models.sequences.events import EventLayout, EventVectors
 from ctr_models.sequences.protocols import SequenceInput, SequenceOutput
 from ctr_models.sequences.search import ScoredEvents, best, masked, newest
@@ -97,24 +99,47 @@ class TargetAttention(nn.Module):
             return self._newest(k, mask, target_ids, event_ids)
         return best(self.score(attended.target, attended.events), mask, k).indices[0]
 
+    @property
+    def reads_bags(self) -> bool:
+        """See `ReadsBags`: products with a vector need no vectors of single events. Where ids alone say which few
+        events count, looking those up is cheaper.
+        """
+        return isinstance(self.score, DotScore) and (self.config.auxiliary or not self.selects_by_ids)
+
     def forward(self, sequence: SequenceInput) -> SequenceOutput:
         query, keys = attended(sequence)
-        scores = self.score(query, keys)
+        return self._attend(sequence, sequence.events, self.score(query, keys))
+
+    def of_bags(self, sequence: BagInput) -> SequenceOutput:
+        """The same from bags of events."""
+        if not isinstance(self.score, DotScore):
+            raise TypeError(f"bags need a score of dot products, not {type(self.score).__name__}")
+        query, keys = sequence.attention_target, sequence.attention_events
+        if query is None or keys is None:
+            query, keys = sequence.target, sequence.events
+        return self._attend(sequence, sequence.events, keys.scores(self.score.scaled(query)))
+
+    def _attend(
+        self,
+        sequence: SequenceInput | BagInput,
+        events: Tensor | EventBags,
+        scores: Float[Tensor, "tables batch length"],
+    ) -> SequenceOutput:
         found = self._found(scores, sequence)
         every = self.training and self.config.auxiliary
+        whole = attention_weights(scores, sequence.mask.unsqueeze(0)) if every or found is None else None
         if found is None:
-            pooled = pool(attention_weights(scores, sequence.mask.unsqueeze(0)), sequence.events)
-            outputs = self._outputs(sequence.target, pooled)
-            return SequenceOutput(outputs, outputs if every else None)
+            outputs = [self._outputs(sequence.target, pooled) for pooled in _sums(events, whole)]
+            return SequenceOutput(outputs[0], outputs[0] if every else None)
         weights = attention_weights(found.scores, found.real)
-        if not every:
-            return SequenceOutput(self._outputs(sequence.target, pool_found(weights, sequence.events, found.indices)))
+        if whole is None and isinstance(events, Tensor):
+            return SequenceOutput(self._outputs(sequence.target, pool_found(weights, events, found.indices)))
         some = torch.zeros_like(scores).scatter(-1, found.indices, weights)
-        both = torch.stack([some, attention_weights(scores, sequence.mask.unsqueeze(0))], 2)
-        pooled, full = (both @ sequence.events).unbind(2)  # one pass over the events for both
-        return SequenceOutput(self._outputs(sequence.target, pooled), self._outputs(sequence.target, full))
+        return SequenceOutput(*(self._outputs(sequence.target, pooled) for pooled in _sums(events, some, whole)))
 
-    def _found(self, scores: Float[Tensor, "tables batch length"], sequence: SequenceInput) -> ScoredEvents | None:
+    def _found(
+        self, scores: Float[Tensor, "tables batch length"], sequence: SequenceInput | BagInput
+    ) -> ScoredEvents | None:
         """None where all events are attended to."""
         k = self.config.top_k
         if k is None:
@@ -140,6 +165,16 @@ class TargetAttention(nn.Module):
                 return (target * pooled).unsqueeze(2)
             case "both":
                 return torch.stack([pooled, target * pooled], 2)
+
+
+def _sums(
+    events: Float[Tensor, "tables batch length width"] | EventBags,
+    *weights: Float[Tensor, "tables batch length"] | None,
+) -> Sequence[Float[Tensor, "tables batch width"]]:
+    """sum_i w_i r_i for each of `weights` that is there, in one pass over the events."""
+    stacked = torch.stack([each for each in weights if each is not None], 2)
+    sums = events.sums(stacked) if isinstance(events, EventBags) else stacked @ events
+    return sums.unbind(2)
 
 
 def attended(sequence: SequenceInput) -> EventVectors:
