@@ -122,8 +122,8 @@ class Reviews:
 
         frame = pd.DataFrame(
             {
-                "user": pd.Categorical.from_codes(self.user_codes, self.users),
-                "item": pd.Categorical.from_codes(self.item_codes, self.items),
+                "user": pd.Categorical.from_codes(self.user_codes, pd.Index(self.users)),
+                "item": pd.Categorical.from_codes(self.item_codes, pd.Index(self.items)),
                 "time": self.times,
             }
         )

@@ -117,8 +117,8 @@ def _clicks(file: Path) -> Iterator[Clicks]:
         if not pc.all(known, min_count=0).as_py():
             place = pc.index(known, False).as_py()
             raise DataError(
-                f"{file}: row {first + int(owners[place])} (counted from 0): {items[place].as_py()!r} ends in neither -1 "
-                "nor -0; the test part of MIND has no clicks, give train and dev"
+                f"{file}: row {first + int(owners[place])} (counted from 0): {items[place].as_py()!r} ends in neither "
+                "-1 nor -0; the test part of MIND has no clicks, give train and dev"
             )
         rows = owners[clicked.to_numpy(zero_copy_only=False)]
         names = pc.utf8_slice_codeunits(items.filter(clicked), start=0, stop=-2)
@@ -180,7 +180,8 @@ def _news(file: Path) -> "pandas.DataFrame":
     batches = [batch for _, batch in _lines(file, NEWS)]
     if not batches:
         raise DataError(f"{file}: no news in it")
-    return pa.Table.from_batches(batches).select(NEWS[:5]).to_pandas()
+    frame: pandas.DataFrame = pa.Table.from_batches(batches).select(NEWS[:5]).to_pandas()
+    return frame
 
 
 def _lines(file: Path, names: tuple[str, ...]) -> Iterator[tuple[int, "pa.RecordBatch"]]:
