@@ -3,6 +3,7 @@
 import ast
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from llm_rec.errors import DataError
 
 _GZIP = b"\x1f\x8b"
+_WHOLE = re.compile(r"\s*-?[0-9]{1,18}\s*")
 
 
 def json_records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -45,17 +47,12 @@ def text_of(record: dict[str, object], name: str, where: str) -> str:
 
 
 def number_of(record: dict[str, object], name: str, where: str) -> float | int:
-    """A number that must be there; text that spells one is fine."""
+    """A number below 2**63 that must be there; text that spells a whole one is fine."""
     value = record.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
         return value
-    try:
-        return int(value) if isinstance(value, str) else _no_number(record, name, where)
-    except ValueError:
-        return _no_number(record, name, where)
-
-
-def _no_number(record: dict[str, object], name: str, where: str) -> int:
     raise DataError(f"{where}: {_lacking(record, name)} must be a number")
 
 

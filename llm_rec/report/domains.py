@@ -46,7 +46,7 @@ def _gate_section(
     names: Sequence[str], gates: Float64[np.ndarray, "units seen"], effective: Float64[np.ndarray, "units"] | None
 ) -> str:
     seen = _numbered(gates.shape[1])
-    text = "Mean weight of each expert that a gate sees, over the rows of the domain or task; own experts come first."
+    text = "Mean weight of each expert that a gate sees, over the rows of the domain or task (PLE: own experts first)."
     label = f"mean gate weights of {len(names)} domains or tasks"
     picture = matrix_map(gates, names, seen, label=label, x_title="expert seen")
     effective_numbers = [float("nan")] * len(names) if effective is None else effective.tolist()

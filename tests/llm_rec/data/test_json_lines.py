@@ -64,7 +64,17 @@ def test_cut_damaged_and_missing_files_are_named(tmp_path):
 
 
 def test_values_that_must_be_there():
-    record = {"user": "u", "number": 7, "rating": "5", "price": 2.5, "flag": True, "empty": "", "word": "x"}
+    record = {
+        "user": "u",
+        "number": 7,
+        "rating": "5",
+        "price": 2.5,
+        "flag": True,
+        "empty": "",
+        "word": "x",
+        "far": 10**30,
+        "nan": float("nan"),
+    }
     assert (text_of(record, "user", "f"), text_of(record, "number", "f")) == ("u", "7")
     assert [number_of(record, name, "f") for name in ("number", "rating", "price")] == [7, 5, 2.5]
     with pytest.raises(DataError, match="f: 'empty' is '', but must be a text"):
@@ -73,5 +83,9 @@ def test_values_that_must_be_there():
         text_of({"word": 1, "user": 2}, "asin", "f")
     with pytest.raises(DataError, match="f: 'word' is 'x', but must be a number"):
         number_of(record, "word", "f")
+    with pytest.raises(DataError, match="f: 'far' is 10{30}, but must be a number"):
+        number_of(record, "far", "f")
+    with pytest.raises(DataError, match="f: 'nan' is nan, but must be a number"):
+        number_of(record, "nan", "f")
     with pytest.raises(DataError, match="f: 'flag' is True, but must be a number"):
         number_of(record, "flag", "f")
