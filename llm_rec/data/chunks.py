@@ -1,4 +1,4 @@
-"""Parquet and csv files of any size as a stream of chunks of rows, with checks that name file, column and row.
+"""Files of any size (parquet, csv, Ali-CCP's) as a stream of chunks, with checks that name file, column and row.
 
 pyarrow is imported inside the functions, so that importing `llm_rec.data` stays light.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from ctr_models.values import RawColumn
+from llm_rec.data.ali_ccp_files import read_packed
 from llm_rec.data.log_spec import TableFile
 from llm_rec.errors import DataError
 
@@ -113,6 +114,8 @@ def _batches(file: TableFile, columns: Sequence[str], rows: int) -> Iterator["pa
                 yield from _parquet_batches(file.path, columns, rows)
             case "csv":
                 yield from _csv_batches(file, columns, rows)
+            case "ali_ccp":
+                yield from _regrouped(read_packed(file.path, columns), rows)
             case "jsonl":
                 raise DataError(f"{file.path}: click logs are read from parquet or csv; convert this file")
     except (pa.ArrowException, OSError) as error:

@@ -20,6 +20,7 @@ from ctr_models.schema import UNKNOWN, Schema
 from ctr_models.values import numbers_of, stable_hash, texts_of
 from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain, to_plain
+from llm_rec.data.ali_ccp_files import common_file
 from llm_rec.data.chunks import CHUNK_ROWS, Chunk
 from llm_rec.data.columns import KIND, ClickColumns, ClickLog, ClickWriter, FittedColumn
 from llm_rec.data.joined_tables import read_joined
@@ -226,6 +227,10 @@ def described_file(file: TableFile) -> Mapping[str, Plain]:
     """What a file is, whatever it is called: its bytes and how they are read."""
     if not file.path.is_file():
         raise DataError(f"{file.path}: no such file")
-    with file.path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"sha256": digest, "file": to_plain(replace(file, path=Path()))}
+    read: dict[str, Plain] = {"sha256": _digest(file.path), "file": to_plain(replace(file, path=Path()))}
+    return {**read, "common": _digest(common_file(file.path))} if file.form == "ali_ccp" else read
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,14 +22,15 @@ class TableFile:
     """A parquet or csv file and, when files are parts, the part it holds.
 
     `form` None: by the name of the file (.gz is fine). A csv file without a header line has its columns in `names`.
-    `delimiter` None: a tab in a .tsv file, else a comma.
+    `delimiter` None: a tab in a .tsv file, else a comma. `ali_ccp` is a skeleton of packed features
+    (`llm_rec.data.ali_ccp_files`), read with the common features that lie beside it.
     """
 
     path: Path
     part: Part | None = None
     names: tuple[str, ...] = ()
     delimiter: str | None = None
-    form: Literal["parquet", "csv"] | None = None
+    form: Literal["parquet", "csv", "ali_ccp"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

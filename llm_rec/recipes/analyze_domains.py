@@ -1,4 +1,4 @@
-"""``llm-rec analyze domains``: whether experts differ, gates mix, tail embeddings collapsed and interests entangle."""
+"""``llm-rec analyze domains``: whether experts differ, gates mix, tails collapsed and interests entangle (a page)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from llm_rec.analysis.domain_experts import (
     analyse_domains,
     interest_entanglement,
 )
-from llm_rec.artifacts import read_manifest, write_json
+from llm_rec.artifacts import read_manifest, write_bytes, write_json
 from llm_rec.codec import Plain, plain_numbers
 from llm_rec.ctr.domain_training import RoutedDomains
 from llm_rec.data.log_spec import Part
@@ -19,9 +19,10 @@ from llm_rec.recipes.console import say
 from llm_rec.recipes.domain_runs import open_domain_log, read_domain_settings
 from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.workspace import Workspace
+from llm_rec.report.domains import domains_page
 from llm_rec.serving.domains import FORM, load_domain_model
 
-FIGURES = "domains.json"
+FIGURES, PAGE = "domains.json", "domains.html"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +52,7 @@ class AnalyzeDomainsJob:
 
 
 def run(job: AnalyzeDomainsJob) -> DomainAnalysis:
-    """Write ``domains.json`` into the run's folder and print the means."""
+    """Write ``domains.json`` and the page ``domains.html`` into the run's folder, and print the means."""
     place = Workspace(job.workspace)
     folder = place.run(job.name)
     settings = read_domain_settings(folder)
@@ -67,11 +68,13 @@ def run(job: AnalyzeDomainsJob) -> DomainAnalysis:
     if job.user is not None and job.item is not None:
         tangled = interest_entanglement(model, log, user=job.user, item=job.item, part=part)
     write_json(folder / FIGURES, plain_figures(found, tangled))
+    page = folder / PAGE
+    write_bytes(page, domains_page(f"Domains and tasks, {job.name}", found, tangled).encode())
     for name, value in found.means().items():
         say(f"{name.replace('_', ' ')}: {value:.4f}")
     if tangled is not None:
         say(f"{tangled.tasks[0]} nearer than {tangled.tasks[1]}, by table: {[round(v, 3) for v in tangled.order]}")
-    say(f"figures: {folder / FIGURES}")
+    say(f"page: {page}")
     return found
 
 
@@ -84,6 +87,8 @@ def plain_figures(found: DomainAnalysis, tangled: InterestEntanglement | None) -
         "abundance": plain_numbers(found.abundance),
         "abundance_over_initial": plain_numbers(found.abundance_over_initial),
     }
+    if found.gates is not None:
+        plain["gates"] = plain_numbers(found.gates)
     if found.effective_experts is not None:
         plain["effective_experts"] = plain_numbers(found.effective_experts)
     if found.experts is not None:

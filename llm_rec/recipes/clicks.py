@@ -25,6 +25,7 @@ from llm_rec.data.behaviours import behaviours_of
 from llm_rec.data.columns import KIND, ClickLog, holds
 from llm_rec.data.log_encoding import encode_log, log_fingerprint
 from llm_rec.data.log_spec import ColumnSpec
+from llm_rec.data.sources.ali_ccp import AliCCPConfig
 from llm_rec.data.sources.avazu import AvazuConfig
 from llm_rec.data.sources.behaviour_log import BehaviourLogConfig, behaviour_source, published_counts
 from llm_rec.data.sources.census import CensusConfig
@@ -126,6 +127,7 @@ SourceConfig: TypeAlias = (
     | BehavioursConfig
     | DomainRowsConfig
     | KuairandDomainsConfig
+    | AliCCPConfig
 )
 
 
@@ -300,6 +302,7 @@ RECIPE = Recipe(
             source=BehavioursConfig(log=KuairandConfig(path=Path("kuairand")), rule=ImpressionRowsConfig()),
         ),
         "kuairand-domains": ClicksJob(name="kuairand-domains", source=KuairandDomainsConfig(path=Path("kuairand"))),
+        "ali-ccp": ClicksJob(name="ali-ccp", source=AliCCPConfig(path=Path("ali-ccp"))),
         "census-tasks": ClicksJob(name="census-tasks", source=CensusConfig(path=Path("census"), marital_task=True)),
         "domains": ClicksJob(name="domains", source=DomainRowsConfig(paths=(Path("beauty"), Path("sports")))),
     },

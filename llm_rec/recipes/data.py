@@ -12,7 +12,16 @@ from llm_rec.data import (
     k_core,
     make_split,
 )
-from llm_rec.data.sources import FolderConfig, FramesConfig, MovieLensConfig, SourceConfig, load_source
+from llm_rec.data.sources import (
+    AmazonConfig,
+    FolderConfig,
+    FramesConfig,
+    MINDConfig,
+    MovieLensConfig,
+    SourceConfig,
+    load_source,
+)
+from llm_rec.data.sources.amazon import RELEASES
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.console import facts, say
 from llm_rec.recipes.recipe import Recipe
@@ -70,6 +79,13 @@ RECIPE = Recipe(
     job=DataJob,
     presets={
         "movielens": DataJob(),
+        **{
+            f"amazon{release}": DataJob(
+                source=AmazonConfig(release=release, reviews=Path("reviews.json.gz"), metadata=Path("meta.json.gz"))
+            )
+            for release in RELEASES
+        },
+        "mind": DataJob(source=MINDConfig(paths=(Path("MINDsmall_train"), Path("MINDsmall_dev")))),
         "folder": DataJob(source=FolderConfig(path=Path("data"))),
         "files": DataJob(
             source=FramesConfig(items=Path("items.csv"), interactions=Path("interactions.csv"), text="title")

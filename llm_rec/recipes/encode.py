@@ -13,6 +13,7 @@ from llm_rec.encoders import (
     build_encoder,
     encode_catalog,
 )
+from llm_rec.encoders.ray_engine import RayConfig, encode_catalog_on_ray
 from llm_rec.encoders.transforms import (
     CentreConfig,
     NormaliseConfig,
@@ -39,6 +40,10 @@ class EncodeJob:
     encoder: EncoderConfig = field(default_factory=SentenceEncoderConfig)
     """Which language model; --preset chooses the kind."""
     encode: EncodeConfig = field(default_factory=EncodeConfig)
+    engine: Literal["local", "ray"] = "local"
+    """Who computes: this process (or those of torchrun), or workers of Ray, which write the same store."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """Workers of engine ray."""
     transform: Literal["none", "centre", "standardise", "pca", "whiten"] = "none"
     """A step after encoding, fitted on this catalog. Pooled vectors of decoder LLMs need it: they are near parallel."""
     width: int | None = None
@@ -51,15 +56,15 @@ class EncodeJob:
     def __post_init__(self) -> None:
         if (self.width is not None) != (self.transform in ("pca", "whiten")):
             raise ConfigError(f"width belongs to transform pca or whiten: set both or neither, got {self.transform}")
+        if self.engine == "local" and self.ray != RayConfig():
+            raise ConfigError("ray settings belong to engine ray; pass --engine ray, or leave them out")
 
 
 def run(job: EncodeJob) -> EmbeddingStore:
     """Write ``workspace/embeddings/<name>`` (and ``<name>-raw`` when there is a transform); print the report."""
     place = Workspace(job.workspace)
-    catalog = place.load_catalog()
     steps = transform_steps(job)
-    raw = place.embeddings(f"{job.name}-raw" if steps else job.name)
-    store = encode_catalog(catalog, build_encoder(job.encoder), raw, job.encode, overwrite=job.overwrite)
+    store = _encoded(job, place, place.embeddings(f"{job.name}-raw" if steps else job.name))
     if steps:
         store = fit_transform(store, steps, place.embeddings(job.name), overwrite=job.overwrite)
     report = store.report
@@ -77,6 +82,18 @@ def run(job: EncodeJob) -> EmbeddingStore:
         )
     )
     return store
+
+
+def _encoded(job: EncodeJob, place: Workspace, path: Path) -> EmbeddingStore:
+    """The store before any transform, by the engine of the job."""
+    catalog = place.load_catalog()
+    match job.engine:
+        case "local":
+            return encode_catalog(catalog, build_encoder(job.encoder), path, job.encode, overwrite=job.overwrite)
+        case "ray":
+            return encode_catalog_on_ray(place.catalog, job.encoder, path, job.encode, job.ray, overwrite=job.overwrite)
+        case _:
+            assert_never(job.engine)
 
 
 def transform_steps(job: EncodeJob) -> tuple[TransformConfig, ...]:
@@ -98,7 +115,7 @@ def transform_steps(job: EncodeJob) -> tuple[TransformConfig, ...]:
 
 RECIPE = Recipe(
     verb="encode",
-    description="Encode the item texts of a workspace with a language model. Resumable; several processes by torchrun.",
+    description="Encode the item texts of a workspace with a language model. Resumable; parallel by torchrun or Ray.",
     job=EncodeJob,
     presets={
         "sentence": EncodeJob(),

@@ -24,7 +24,8 @@ from llm_rec.data.sources.census import NUMBERS, CensusConfig, census_income
 from llm_rec.data.sources.frappe import FrappeConfig, frappe
 from llm_rec.encoders import EncoderConfig as TextEncoderConfig
 from llm_rec.encoders import build_encoder
-from llm_rec.encoders.catalog import EncodeConfig, encode_catalog
+from llm_rec.encoders.catalog import encode_catalog
+from llm_rec.encoders.shard_job import EncodeConfig
 from llm_rec.errors import DataError
 from llm_rec.recipes.click_logs import Kind, kind_of, quick_log
 from llm_rec.store import EmbeddingStore

@@ -170,7 +170,12 @@ def test_analyze_writes_figures_of_experts_gates_tails_and_tasks(place: Path, ca
     assert len(found["effective_experts"]) == 2
     assert all(1 <= value <= 4 for value in found["effective_experts"])
     assert found["domains"] == ["d0", "d1", "d2"]
+    np.testing.assert_allclose(np.sum(found["gates"], axis=1), [1, 1], atol=1e-6)
     assert found["entanglement"]["tasks"] == ["click", "like"]
+    page = run_of(place, "two-tasks") / "domains.html"
+    assert "Domains and tasks, two-tasks" in page.read_text()
+    assert f"{found['effective_experts'][0]:.4f}" in page.read_text()
+    assert f"page: {page}" in printed.replace("\n", "")
     assert "user and item go together" in refused(capsys, *words, "--user", "user")
     error = refused(capsys, *words[:-1], "none")
     assert "holds no run (run.json is missing)" in error

@@ -41,7 +41,8 @@ def test_the_way_from_a_csv_to_a_served_model_of_domains(
     for line in block("bash").splitlines():
         words = shlex.split(line)[1:]
         main([*words, *(QUICK if words[0] == "train" else ())])
-    assert (tmp_path / "workspace" / "runs" / "crocodile" / "domains.json").is_file()
+    for name in ("domains.json", "domains.html"):
+        assert (tmp_path / "workspace" / "runs" / "crocodile" / name).is_file()
     capsys.readouterr()
     (tmp_path / "block.py").write_text(block("python"))
     runpy.run_path(str(tmp_path / "block.py"))

@@ -4,10 +4,12 @@ from typing import assert_never
 
 from llm_rec.data.catalog import Catalog
 from llm_rec.data.interactions import Interactions
+from llm_rec.data.sources.amazon import AmazonConfig, load_amazon
 from llm_rec.data.sources.folder import FolderConfig, FramesConfig, load_folder, load_frames
+from llm_rec.data.sources.mind import MINDConfig, load_mind
 from llm_rec.data.sources.movielens import MovieLensConfig, load_movielens, obtain_movielens, read_movielens
 
-SourceConfig = MovieLensConfig | FolderConfig | FramesConfig
+SourceConfig = MovieLensConfig | AmazonConfig | MINDConfig | FolderConfig | FramesConfig
 
 
 def load_source(config: SourceConfig) -> tuple[Catalog, Interactions]:
@@ -15,6 +17,10 @@ def load_source(config: SourceConfig) -> tuple[Catalog, Interactions]:
     match config:
         case MovieLensConfig():
             return load_movielens(config)
+        case AmazonConfig():
+            return load_amazon(config)
+        case MINDConfig():
+            return load_mind(config)
         case FolderConfig():
             return load_folder(config)
         case FramesConfig():
@@ -24,8 +30,10 @@ def load_source(config: SourceConfig) -> tuple[Catalog, Interactions]:
 
 
 __all__ = [
+    "AmazonConfig",
     "FolderConfig",
     "FramesConfig",
+    "MINDConfig",
     "MovieLensConfig",
     "SourceConfig",
     "load_source",

@@ -7,6 +7,7 @@ from typing import TypeAlias, assert_never
 from llm_rec.artifacts import read_json
 from llm_rec.codec import from_plain
 from llm_rec.data.log_spec import ClickSource, LogSpec, TableFile
+from llm_rec.data.sources.ali_ccp import AliCCPConfig, ali_ccp
 from llm_rec.data.sources.avazu import AvazuConfig, avazu
 from llm_rec.data.sources.census import CensusConfig, census_income
 from llm_rec.data.sources.criteo import CriteoConfig, criteo
@@ -35,7 +36,7 @@ class ClickTableConfig:
 
 
 ClickSourceConfig: TypeAlias = (
-    CriteoConfig | AvazuConfig | FrappeConfig | CensusConfig | KuairandDomainsConfig | ClickTableConfig
+    CriteoConfig | AvazuConfig | FrappeConfig | CensusConfig | KuairandDomainsConfig | AliCCPConfig | ClickTableConfig
 )
 
 
@@ -66,6 +67,8 @@ def click_source(config: ClickSourceConfig) -> ClickSource:
             return census_income(config)
         case KuairandDomainsConfig():
             return kuairand_domains(config)
+        case AliCCPConfig():
+            return ali_ccp(config)
         case ClickTableConfig():
             return click_table(config)
         case _:

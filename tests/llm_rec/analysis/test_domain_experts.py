@@ -56,6 +56,15 @@ def test_correlation_and_similarity_equal_loops_over_dimensions():
     assert found.means()["dead"] == pytest.approx(0.25 / 3)
 
 
+def test_a_domain_without_rows_has_no_weights(log):
+    numbers = domain_numbers(log.schema, log.part("test"))
+    found = analyse_domains(model_of("mmoe", log), log, max_rows=2)
+    seen = np.isin(np.arange(3), numbers[:2])
+    assert not seen.all()
+    assert np.isfinite(found.gates[seen]).all()
+    assert np.isnan(found.gates[~seen]).all()
+
+
 def test_equal_experts_are_alike_and_a_rotation_does_not_hide_it():
     rows = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
     turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2)))[0]
@@ -83,6 +92,8 @@ def test_effective_experts_are_means_over_the_rows_of_a_domain(log):
     numbers = domain_numbers(log.schema, columns)
     expected = [number[numbers == domain].mean() for domain in range(3)]
     np.testing.assert_allclose(found.effective_experts, expected, rtol=1e-9)
+    means = [weights.numpy()[numbers == domain].mean(0) for domain in range(3)]
+    np.testing.assert_allclose(found.gates, means, rtol=1e-9)
     assert found.means()["effective_experts"] == pytest.approx(np.mean(expected))
 
 
@@ -95,6 +106,8 @@ def test_every_model_is_analysed(log, name):
     assert found.names == (log.schema.labels if model.config.by == "task" else ("d0", "d1", "d2"))
     if found.effective_experts is not None:
         assert (found.effective_experts >= 1).all()
+        np.testing.assert_allclose(found.gates.sum(1), 1.0, atol=1e-5)
+        assert len(found.gates) == len(found.names)
 
 
 def test_abundance_of_a_tail_is_that_of_the_values_its_rows_use(log):

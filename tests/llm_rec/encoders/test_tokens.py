@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_rec.encoders.catalog import EncodeConfig
+from llm_rec.encoders.shard_job import EncodeConfig
 from llm_rec.encoders.tokens import TokenRows, one_batch, token_batches
 
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=9), min_size=1, max_size=30)

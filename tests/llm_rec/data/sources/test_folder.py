@@ -7,7 +7,15 @@ import pytest
 
 from llm_rec.codec import from_plain, to_plain
 from llm_rec.data import LogOptions
-from llm_rec.data.sources import FolderConfig, FramesConfig, MovieLensConfig, SourceConfig, load_source
+from llm_rec.data.sources import (
+    AmazonConfig,
+    FolderConfig,
+    FramesConfig,
+    MINDConfig,
+    MovieLensConfig,
+    SourceConfig,
+    load_source,
+)
 from llm_rec.errors import ConfigError, DataError
 
 
@@ -112,13 +120,16 @@ def test_options_reach_the_log(folder):
 def test_source_configs_are_a_tagged_union(tmp_path):
     configs = (
         MovieLensConfig(variant="1m", min_rating=4.0),
+        AmazonConfig(release="2018", reviews=tmp_path / "a.gz", metadata=tmp_path / "b.gz", core=0),
+        MINDConfig(paths=(tmp_path,), history=False),
         FolderConfig(path=tmp_path, text=("title", "brand"), options=LogOptions(duplicates="first")),
         FramesConfig(items=tmp_path / "a.csv", interactions=tmp_path / "b.csv", text="{title}", time="at"),
     )
     for config in configs:
         assert from_plain(_Holder, to_plain(_Holder(source=config))).source == config
     with pytest.raises(
-        ConfigError, match="source.kind: 'folders' is not one of 'movie_lens', 'folder', 'frames'; did you"
+        ConfigError,
+        match="source.kind: 'folders' is not one of 'movie_lens', 'amazon', 'mind', 'folder', 'frames'; did",
     ):
         from_plain(_Holder, {"source": {"kind": "folders"}})
     with pytest.raises(ConfigError, match="source.varient: unknown key; did you mean 'variant'"):
