@@ -110,7 +110,8 @@ class _Prefixes(NamedTuple):
 
     def sorted_rows(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         """`rows` by prefix, and below a prefix ascending."""
-        return rows[runs(self.groups[rows]).order]
+        by_prefix: np.ndarray = rows[runs(self.groups[rows]).order]
+        return by_prefix
 
     def taken(
         self, groups: Int64[np.ndarray, " some"], codes: Int64[np.ndarray, " items"], size: int

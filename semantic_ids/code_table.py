@@ -37,8 +37,6 @@ class CodeTable:
     codebook_sizes: tuple[int, ...]
     digit: Digit | None = None
     details: Mapping[str, Plain] = field(default_factory=dict)
-    stored_reverse: "tuple[np.ndarray, np.ndarray] | None" = field(default=None, repr=False, compare=False)
-    """Items and offsets of the reverse index as a file has them, so that a loaded table need not sort."""
 
     def __post_init__(self) -> None:
         if self.codes.ndim != 2 or self.codes.shape[1] != len(self.codebook_sizes) or len(self.codes) == 0:
@@ -85,10 +83,8 @@ class CodeTable:
 
     @cached_property
     def reverse(self) -> "ReverseIndex":
-        """Codes -> items, built on first use: by one sort, or from what the file holds."""
-        if self.stored_reverse is None:
-            return ReverseIndex.of(self.items, self.codebook_sizes)
-        return ReverseIndex.restored(self.items, self.codebook_sizes, *self.stored_reverse)
+        """Codes -> items, built on first use by one sort, which takes less time than reading that of the file."""
+        return ReverseIndex.of(self.items, self.codebook_sizes)
 
     def items_of(self, codes: np.ndarray | list[int]) -> Int64[np.ndarray, " items"]:
         """Item rows that carry exactly these codes, ascending; none for codes that no item has."""
@@ -158,12 +154,11 @@ class CodeTable:
     def load(cls, path: Path) -> "CodeTable":
         """The table in the file `path`; `ValueError` when the file is not one.
 
-        Nothing is copied: codes and reverse index are pages of the file, which are read as they are used.
+        Nothing is copied: codes are pages of the file, read as they are used (and once here, to check them).
         """
         tensors, header = read_tensors(path, _KIND)
         return cls(
             codes=tensors["codes"].numpy(),
-            stored_reverse=(tensors["reverse_items"].numpy(), tensors["reverse_offsets"].numpy()),
             codebook_sizes=tuple(cast(list[int], header["codebook_sizes"])),
             digit=cast(Digit | None, header["digit"]),
             details=cast(dict[str, Plain], header["details"]),
@@ -177,7 +172,7 @@ class CodeTable:
             raise ValueError(f"digit_size {size} is too small: the largest group of equal items needs {needed}")
         codes = np.column_stack([self.codes, digits.astype(np.int32, copy=False)])
         sizes = (*self.codebook_sizes, size)
-        return replace(self, codes=codes, codebook_sizes=sizes, digit=style, stored_reverse=None)
+        return replace(self, codes=codes, codebook_sizes=sizes, digit=style)
 
 
 @dataclass(frozen=True)
@@ -196,21 +191,6 @@ class ReverseIndex:
         unique = keys[items[starts]]
         items += 1
         return cls(packer, unique, items, np.append(starts, len(keys)))
-
-    @classmethod
-    def restored(
-        cls, codes: np.ndarray, sizes: tuple[int, ...], items: np.ndarray, offsets: np.ndarray
-    ) -> "ReverseIndex":
-        """The index that a file holds, without a sort; `ValueError` when it is not one of these codes."""
-        found = "the reverse index does not belong to the codes"
-        if len(items) != len(codes) or offsets[0] != 0 or offsets[-1] != len(codes) or (np.diff(offsets) < 1).any():
-            raise ValueError(f"{found}: {len(codes)} items, {len(items)} in the index; the file is damaged")
-        if len(items) and (items.min() < 1 or items.max() > len(codes)):
-            raise ValueError(f"{found}: items {items.min()}..{items.max()} of {len(codes)}; the file is damaged")
-        packer, keys = KeyPacker.fit(codes[items[offsets[:-1]] - 1], sizes)
-        if (np.diff(keys) < 1).any():
-            raise ValueError(f"{found}: its groups are not in the order of their codes; the file is damaged")
-        return cls(packer, keys, items, offsets)
 
     def ranks(self, *, first: int = 0) -> Int32[np.ndarray, " items_plus_one"]:
         """`first`, `first` + 1, ... inside each group of several items, in catalog order; 0 for an item alone, and for

@@ -66,10 +66,13 @@ def grow_codes(
 ) -> None:
     """Write codes `name` of the workspace's catalog: items that codes `older` know keep theirs, new ones get theirs.
 
-    Nothing is learned, and quantiser, way of collisions and history come from `older`. A version that is there already,
-    or codes `older` that are of this catalog already and would be replaced, are left as they are. Raises
-    `ArtifactError` when vectors are of another encoder or of a transform that was fitted again, when the catalog shares
-    no item with the older codes, or lost some and `departed` is not "reserve".
+    Nothing is learned: quantiser, way of collisions and history come from `older`. Where that way looks for codes on
+    the last level, new items take free ones as balanced assignment gives them; under sinkhorn too, which would move old
+    items (our choice: LC-Rec does not speak of growth). A version that is there already, or codes `older` that are of
+    this catalog already and would be replaced, are left as they are.
+
+    Raises `ArtifactError` when vectors are of another encoder or of a transform that was fitted again, when the catalog
+    shares no item with the older codes, or lost some and `departed` is not "reserve".
     """
     from_, path = read_version(place, older, catalog), place.codes(name)
     inputs = inputs_of(catalog, store)

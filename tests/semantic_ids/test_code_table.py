@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from semantic_ids.code_table import CodeTable
-from semantic_ids.files import read_tensors, write_tensors
+from semantic_ids.files import read_tensors
 from semantic_ids.keys import KeyPacker, prefix_groups, ranks_in_groups, runs
 
 SIZES = (3, 2, 3)
@@ -132,40 +132,12 @@ def test_runs_of_small_and_of_huge_keys_equal_a_loop(keys):
     ]
 
 
-@pytest.mark.parametrize("sizes", [(*SIZES, 4), WIDE])
-def test_a_loaded_table_finds_its_items_without_a_sort_and_as_before(tmp_path, monkeypatch, sizes):
-    rng = np.random.default_rng(0)
-    table = CodeTable.from_codes(np.stack([rng.integers(0, 3, 50) % size for size in sizes], 1), sizes)
+def test_a_file_holds_the_reverse_index_for_readers_without_this_library(tmp_path):
+    table = CodeTable.from_codes(np.array([[2, 0, 1], [0, 1, 0], [2, 0, 1]]), SIZES)
     table.save(tmp_path / "codes.safetensors")
-    monkeypatch.setattr("semantic_ids.code_table.runs", lambda keys: pytest.fail("sorted again"))
-    loaded = CodeTable.load(tmp_path / "codes.safetensors")
-    found = loaded.reverse
-    monkeypatch.undo()
-    for name in ("keys", "items", "offsets"):
-        assert np.array_equal(getattr(found, name), getattr(table.reverse, name))
-    assert np.array_equal(found.groups_of(table.items), table.reverse.groups_of(table.items))
-    assert np.array_equal(loaded.with_digit().codes, table.with_digit().codes)
-    assert loaded.with_digit().items_of(loaded.with_digit().items[7]).tolist() == [8]
-
-
-@pytest.mark.parametrize(
-    ("items", "offsets", "message"),
-    [
-        ([2, 1], [0, 1, 2], "its groups are not in the order of their codes"),
-        ([1, 3], [0, 1, 2], r"items 1\.\.3 of 2"),
-        ([1, 2], [0, 1], "2 items, 2 in the index"),
-        ([1, 2], [0, 2, 2], "2 items, 2 in the index"),
-    ],
-)
-def test_a_reverse_index_of_other_codes_is_found_out(tmp_path, items, offsets, message):
-    path = tmp_path / "codes.safetensors"
-    CodeTable.from_codes(np.array([[0, 0, 0], [1, 0, 0]]), SIZES).save(path)
-    tensors, header = read_tensors(path, "code_table")
-    changed = {"reverse_items": np.array(items), "reverse_offsets": np.array(offsets)}
-    write_tensors(path, "code_table", {**tensors, **changed}, header)
-    table = CodeTable.load(path)
-    with pytest.raises(ValueError, match=f"the reverse index does not belong to the codes: {message}"):
-        _ = table.reverse
+    tensors, _ = read_tensors(tmp_path / "codes.safetensors", "code_table")
+    assert tensors["reverse_items"].tolist() == [2, 1, 3]
+    assert tensors["reverse_offsets"].tolist() == [0, 1, 3]
 
 
 def test_loaded_codes_are_pages_of_the_file(tmp_path):
