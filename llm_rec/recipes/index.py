@@ -66,7 +66,8 @@ class IndexJob:
     from 1), by Sinkhorn on the last level (LC-Rec; some may remain), by moving all but the nearest to free codes of the
     last level (balanced; some may remain), or on the last level first and by a digit then."""
     grow: str | None = None
-    """Name of older codes: their items keep their codes, new items get codes by the same quantiser and rules."""
+    """Name of older codes: their items keep their codes, new items get codes by the same quantiser and rules. Name the
+    newest version: an older one does not know which codes were given after it."""
     departed: Departed = "refuse"
     """With grow, what happens when the catalog lost items: an error, or they leave and their codes stay reserved."""
     migrate_from: str | None = None
