@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 Plain: TypeAlias = bool | int | float | str | Sequence[object] | Mapping[str, object] | None
@@ -33,9 +33,11 @@ def write_tensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
-        with partial.open("wb") as file:
-            file.write(save(dense, metadata={_HEADER: text}))
-            file.flush()
+        partial.touch()
+        mode = partial.stat().st_mode  # save_file writes for the owner alone, whatever the umask says
+        save_file(dense, partial, metadata={_HEADER: text})
+        partial.chmod(mode)
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
@@ -43,7 +45,10 @@ def write_tensors(
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Plain]]:
-    """Tensors and header of the file `path`; `ValueError` when it is not a `kind` that this library can read."""
+    """Tensors and header of the file `path`; `ValueError` when it is not a `kind` that this library can read.
+
+    Tensors are private maps of the file: its pages are read as they are used, and no change reaches the file.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no {kind} here (the file does not exist)")

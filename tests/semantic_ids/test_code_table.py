@@ -1,5 +1,6 @@
 """The table against dictionaries; digits, growth and files."""
 
+import json
 from collections import defaultdict
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from semantic_ids.code_table import CodeTable
-from semantic_ids.keys import KeyPacker, prefix_groups, ranks_in_groups
+from semantic_ids.files import read_tensors
+from semantic_ids.keys import KeyPacker, prefix_groups, ranks_in_groups, runs
 
 SIZES = (3, 2, 3)
 code_rows = arrays(np.int64, st.tuples(st.integers(0, 30), st.just(3)), elements=st.integers(0, 1))
@@ -118,6 +120,59 @@ def test_file_round_trip_is_bit_equal_and_carries_the_details(tmp_path):
     table.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "codes.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.safetensors", "codes.safetensors"]
+
+
+@given(st.lists(st.one_of(st.integers(-2, 3), st.integers(2**62 - 2, 2**62)), max_size=20))
+def test_runs_of_small_and_of_huge_keys_equal_a_loop(keys):
+    found = runs(np.array(keys, dtype=np.int64))
+    expected = sorted(range(len(keys)), key=lambda row: (keys[row], row))
+    assert found.order.tolist() == expected
+    assert found.starts.tolist() == [
+        place for place, row in enumerate(expected) if place == 0 or keys[expected[place - 1]] != keys[row]
+    ]
+
+
+def test_a_file_holds_the_reverse_index_for_readers_without_this_library(tmp_path):
+    table = CodeTable.from_codes(np.array([[2, 0, 1], [0, 1, 0], [2, 0, 1]]), SIZES)
+    table.save(tmp_path / "codes.safetensors")
+    tensors, _ = read_tensors(tmp_path / "codes.safetensors", "code_table")
+    assert tensors["reverse_items"].tolist() == [2, 1, 3]
+    assert tensors["reverse_offsets"].tolist() == [0, 1, 3]
+
+
+def test_loaded_codes_are_pages_of_the_file(tmp_path):
+    """Not a copy: what the file says later, a table that was loaded before says too."""
+    path = tmp_path / "codes.safetensors"
+    CodeTable.from_codes(np.zeros((5, 3), dtype=np.int64), SIZES).save(path)
+    table = CodeTable.load(path)
+    raw = path.read_bytes()
+    begin = (
+        8
+        + int.from_bytes(raw[:8], "little")
+        + json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["codes"]["data_offsets"][0]
+    )
+    with path.open("r+b") as file:
+        file.seek(begin + table.codes[:5].nbytes)
+        file.write((1).to_bytes(4, "little"))
+    assert table.codes[5].tolist() == [1, 0, 0]
+
+
+def test_codes_of_more_than_32_bits_are_refused():
+    for code in (2**31, -(2**40)):
+        with pytest.raises(ValueError, match=f"^code {code} does not fit 32 bits$"):
+            CodeTable.from_codes(np.array([[code]]), (2**40,))
+
+
+@given(code_rows, st.sampled_from(["tiger", "grid"]), st.randoms(use_true_random=False))
+def test_catalog_order_decides_the_digits_and_nothing_else(codes, style, random):
+    """In another order every item keeps its semantic codes, and each group shares out the same digits."""
+    order = list(range(len(codes)))
+    random.shuffle(order)
+    table = CodeTable.from_codes(codes, SIZES).with_digit(style)
+    moved = CodeTable.from_codes(codes[order], SIZES).with_digit(style)
+    assert np.array_equal(moved.items[:, :-1], table.items[order, :-1])
+    assert sorted(map(tuple, moved.items.tolist())) == sorted(map(tuple, table.items.tolist()))
+    assert moved.items[:, -1].tolist() == naive_digits(codes[order], style)
 
 
 def test_codes_cannot_be_changed_in_place():

@@ -1,5 +1,8 @@
 """Files that are not ours, damaged or too new are named, not opened."""
 
+import os
+import stat
+
 import numpy as np
 import pytest
 import torch
@@ -49,3 +52,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         files.write_tensors(path, "code_table", {"x": torch.zeros(2)}, {"value": float("nan")})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_file_is_as_readable_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_tensors(tmp_path / "x", "code_table", {"x": torch.ones(2)}, {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640

@@ -46,12 +46,31 @@ def test_sinkhorn_sees_the_distances_of_each_item_itself(quantizer: Quantizer, v
     assert not np.array_equal(found, codes)
 
 
-@pytest.mark.parametrize("how", ["digit", "sinkhorn+digit"])
+@pytest.mark.parametrize("how", ["digit", "grid-digit", "sinkhorn+digit", "balanced+digit"])
 def test_a_digit_leaves_no_two_items_alike(quantizer: Quantizer, vectors: np.ndarray, how) -> None:
     table = CodeTable.from_codes(quantizer.encode(vectors), quantizer.codebook_sizes)
     found = resolve(table, quantizer, vectors, how).items
     assert found.shape == (48, 3)
     assert len(np.unique(found, axis=0)) == 48
+
+
+def test_balance_moves_no_more_items_than_it_must_and_says_so(
+    quantizer: Quantizer, vectors: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = CodeTable.from_codes(quantizer.encode(vectors), quantizer.codebook_sizes)
+    found = resolve(table, quantizer, vectors, "balanced")
+    moved = (found.items != table.items).any(1).sum()
+    assert len(np.unique(found.items, axis=0)) == 16  # all codes of two books of four, had by 48 items
+    assert capsys.readouterr().out == f"{moved} items moved to free codes, {48 - 16} found none and share theirs\n"
+
+
+def test_grid_digits_begin_with_one_where_codes_are_shared(quantizer: Quantizer, vectors: np.ndarray) -> None:
+    table = CodeTable.from_codes(quantizer.encode(vectors), quantizer.codebook_sizes)
+    digits = resolve(table, quantizer, vectors, "grid-digit").items[:, -1]
+    shared = np.array([len(table.items_of(codes)) > 1 for codes in table.items])
+    assert (digits[shared] >= 1).all()
+    assert (digits[~shared] == 0).all()
+    assert shared.any()
 
 
 def test_sharing_leaves_the_table_as_it_is(quantizer: Quantizer, vectors: np.ndarray) -> None:
@@ -64,3 +83,5 @@ def test_random_codes_have_no_distances() -> None:
         ConfigError, match="^random codes have no distances for sinkhorn to choose by; set collisions share or"
     ):
         IndexJob(quantizer=RandomConfig(), collisions="sinkhorn+digit")
+    with pytest.raises(ConfigError, match="^random codes have no distances for balanced to choose by"):
+        IndexJob(quantizer=RandomConfig(), collisions="balanced")
