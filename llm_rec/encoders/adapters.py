@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from llm_rec.artifacts import MANIFEST, read_json, read_manifest, write_json
+from llm_rec.artifacts import MANIFEST, read_json, read_manifest, replacing, write_json
 from llm_rec.encoders.protocol import TextEncoder
 from llm_rec.encoders.runtime import weights_digest
 from llm_rec.errors import ArtifactError, ConfigError
@@ -70,10 +70,10 @@ class TunableEncoder(TextEncoder, Protocol):
 
 
 class Adapter(nn.Module):
-    """A fresh adapter inside the transformer of `encoder`, which it changes in place; A is drawn from torch's generator.
+    """A fresh adapter inside the transformer of `encoder`, which it changes in place.
 
-    Its parameters are those of the adapter alone: the frozen weights are part of no checkpoint. Training mode reaches
-    the whole transformer, whose dropout belongs to training.
+    A is drawn from torch's global generator. The parameters are those of the adapter alone: frozen weights are part of
+    no checkpoint. Training mode reaches the whole transformer, whose dropout belongs to training.
     """
 
     def __init__(self, encoder: TunableEncoder, config: LoRAConfig, *, base_name: str) -> None:
@@ -114,7 +114,8 @@ class Adapter(nn.Module):
         plain = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
         write_json(folder / CONFIG_FILE, {name: value for name, value in plain.items() if name != "auto_mapping"})
         state = _lora_state(self._wrapped[0])
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS_FILE)
+        with replacing(folder / WEIGHTS_FILE) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, partial)
 
 
 def _lora_state(wrapped: "PeftModel") -> dict[str, Tensor]:
@@ -147,7 +148,8 @@ def check_adapter(folder: Path) -> None:
 def merge_adapter(transformer: nn.Module, folder: Path, model: str) -> str:
     """Add the adapter of `folder` to the weights of `transformer`, in place; returns the digest of the adapter.
 
-    The weights should be float32: sums of half precision lose what an adapter adds (see `cast_parameters`). Raises `ConfigError` when there is none, or when it was made for another model than this one (called `model`).
+    The weights should be float32: sums of half precision lose what an adapter adds (see `cast_parameters`).
+    Raises `ConfigError` when there is no adapter, or when it was made for another model than this one, called `model`.
     """
     from peft import PeftModel, set_peft_model_state_dict
 

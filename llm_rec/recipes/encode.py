@@ -1,6 +1,6 @@
 """``llm-rec encode``: item texts -> embeddings, resumable at any moment."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -38,6 +38,8 @@ class EncodeJob:
     """Name of the embeddings below workspace/embeddings."""
     encoder: EncoderConfig = field(default_factory=SentenceEncoderConfig)
     """Which language model; --preset chooses the kind."""
+    adapter: str | None = None
+    """Name of an adapter below workspace/adapters, made by `llm-rec tune-encoder` from this model."""
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     transform: Literal["none", "centre", "standardise", "pca", "whiten"] = "none"
     """A step after encoding, fitted on this catalog. Pooled vectors of decoder LLMs need it: they are near parallel."""
@@ -59,7 +61,7 @@ def run(job: EncodeJob) -> EmbeddingStore:
     catalog = place.load_catalog()
     steps = transform_steps(job)
     raw = place.embeddings(f"{job.name}-raw" if steps else job.name)
-    store = encode_catalog(catalog, build_encoder(job.encoder), raw, job.encode, overwrite=job.overwrite)
+    store = encode_catalog(catalog, build_encoder(encoder_of(job, place)), raw, job.encode, overwrite=job.overwrite)
     if steps:
         store = fit_transform(store, steps, place.embeddings(job.name), overwrite=job.overwrite)
     report = store.report
@@ -77,6 +79,17 @@ def run(job: EncodeJob) -> EmbeddingStore:
         )
     )
     return store
+
+
+def encoder_of(job: EncodeJob, place: Workspace) -> EncoderConfig:
+    """The encoder with the adapter that the job names."""
+    if job.adapter is None:
+        return job.encoder
+    if isinstance(job.encoder, HashingEncoderConfig):
+        raise ConfigError("adapter belongs to a language model, and hashing is none; choose another --preset")
+    if job.encoder.adapter is not None:
+        raise ConfigError(f"adapter {job.adapter!r} and encoder.adapter {job.encoder.adapter} are both set; set one")
+    return replace(job.encoder, adapter=place.adapter(job.adapter))
 
 
 def transform_steps(job: EncodeJob) -> tuple[TransformConfig, ...]:

@@ -1,4 +1,4 @@
-"""Adapters: trained beside frozen weights, written as peft writes them, merged when an encoder loads, part of its name."""
+"""Adapters: trained beside frozen weights, written as peft writes them, merged on loading, part of the name."""
 
 import json
 from dataclasses import replace
