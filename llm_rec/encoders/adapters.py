@@ -5,6 +5,7 @@ One written by this toolkit has a ``manifest.json`` too, which names the base mo
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Adapter(nn.Module):
     """
 
     def __init__(self, encoder: TunableEncoder, config: LoRAConfig, *, base_name: str) -> None:
-        from peft import LoraConfig, PeftModel
+        from peft import LoraConfig
 
         super().__init__()
         self.base = weights_digest(encoder.transformer)
@@ -91,7 +92,7 @@ class Adapter(nn.Module):
             task_type="FEATURE_EXTRACTION",
         )
         try:
-            wrapped = PeftModel(encoder.transformer, lora)
+            wrapped = _wrap(encoder.transformer, lora)
         except ValueError as error:
             raise ConfigError(f"{base_name} cannot be given this adapter: {error}") from error
         lora.base_model_name_or_path = base_name
@@ -116,6 +117,15 @@ class Adapter(nn.Module):
         state = _lora_state(self._wrapped[0])
         with replacing(folder / WEIGHTS_FILE) as partial:
             save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, partial)
+
+
+def _wrap(transformer: nn.Module, config: "LoraConfig") -> "PeftModel":
+    """LoRA layers inside `transformer`; ValueError where it has none of the layers that `config` names."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is on its way out
+        return PeftModel(transformer, config)
 
 
 def _lora_state(wrapped: "PeftModel") -> dict[str, Tensor]:
@@ -151,13 +161,13 @@ def merge_adapter(transformer: nn.Module, folder: Path, model: str) -> str:
     The weights should be float32: sums of half precision lose what an adapter adds (see `cast_parameters`).
     Raises `ConfigError` when there is no adapter, or when it was made for another model than this one, called `model`.
     """
-    from peft import PeftModel, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
 
     check_adapter(folder)
     _require_base(folder, transformer, model)
     config = _read_config(folder)
     try:
-        wrapped = PeftModel(transformer, config)
+        wrapped = _wrap(transformer, config)
     except ValueError as error:
         raise ConfigError(f"{folder} holds an adapter that does not fit {model}: {error}") from error
     tensors = _read_weights(folder)

@@ -42,4 +42,4 @@ def sentence(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> Sent
 @pytest.fixture(scope="session")
 def causal(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> CausalEncoderConfig:
     folder: Path = make_llama(tmp_path_factory.mktemp("llama"), list(catalog.texts))
-    return CausalEncoderConfig(model=str(folder))
+    return CausalEncoderConfig(model=str(folder), pooling="last")
