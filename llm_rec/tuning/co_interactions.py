@@ -60,7 +60,8 @@ class CoInteractions:
     def weights(self, damping: float) -> Float64[np.ndarray, "pairs"]:
         """What pairs are drawn in proportion to; see `CoInteractionConfig`."""
         degrees = self.degrees.astype(np.float64)
-        return self.counts / (degrees[self.left] * degrees[self.right]) ** damping
+        weights: np.ndarray = self.counts / (degrees[self.left] * degrees[self.right]) ** damping
+        return weights
 
     def known(
         self, anchors: Int64[np.ndarray, "batch"], candidates: Int64[np.ndarray, "candidates"]
@@ -120,4 +121,5 @@ def _keys(
 def _ranges(starts: Int64[np.ndarray, "runs"], sizes: Int64[np.ndarray, "runs"]) -> Int64[np.ndarray, "total"]:
     """start, start + 1, ... of every run, one run after another."""
     before = np.cumsum(sizes) - sizes
-    return np.arange(int(sizes.sum())) + np.repeat(starts - before, sizes)
+    places: np.ndarray = np.arange(int(sizes.sum())) + np.repeat(starts - before, sizes)
+    return places

@@ -26,7 +26,8 @@ class NeighbourRetriever:
 
     def __init__(self, vectors: Float32[np.ndarray, "items_plus_one dim"]) -> None:
         found = torch.from_numpy(vectors).float()
-        self._vectors = found / found.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        length = found.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        self._vectors: Tensor = found / length
 
     def user_vectors(self, history: Int64[Tensor, "batch length"]) -> Float32[Tensor, "batch dim"]:
         return self._vectors[history[:, 0]]

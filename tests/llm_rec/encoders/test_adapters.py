@@ -224,7 +224,7 @@ def test_equal_adapters_are_equal_bytes(bert_folder: Path, tmp_path: Path) -> No
     ("options", "message"),
     [
         ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"alpha": 0.0}, "alpha must be positive, got 0.0"),
+        ({"alpha": 0}, "alpha must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"target_modules": ()}, "target_modules is empty; name at least one layer, or leave it out"),
     ],

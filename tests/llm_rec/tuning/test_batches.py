@@ -103,7 +103,8 @@ def test_frequent_items_are_drawn_less_often_with_damping(catalog, encoder) -> N
     split = Split(log, log.offsets[1:], np.zeros(0, np.int64), np.zeros(0, np.int64), None)
     shares = []
     for damping in (0.0, 1.0):
-        config = replace(CO, co_interaction=CoInteractionConfig(damping=damping), batch_size=2000)
+        source = CoInteractionConfig(damping=damping)
+        config = PairsConfig(co_interaction=source, batch_size=1500, tokens_per_chunk=100_000)
         labels = PairBatches(catalog, split, encoder, config, seed=0).batch(1, 0).labels
         other = torch.maximum(labels.anchors, labels.positives)
         shares.append((other <= 3).double().mean().item())

@@ -46,6 +46,7 @@ def test_tuning_brings_items_together_that_users_take_together(kind, request, ca
     config = TuningConfig(
         pairs=PairsConfig(co_interaction=CoInteractionConfig(window=3), batch_size=32, steps=20),
         lora=LoRAConfig(rank=8, dropout=0.0),
+        cached=False,
         validation_targets=None,
         trainer=TrainerConfig(epochs=3, learning_rate=1e-2, monitor="recall@10", device="cpu"),
     )
