@@ -39,7 +39,7 @@ class Stopped(Exception):
     """As a kill would."""
 
 
-@pytest.mark.parametrize("kind", ["sentence", "causal"])
+@pytest.mark.parametrize("kind", ["sentence", pytest.param("causal", marks=pytest.mark.slow)])
 def test_tuning_brings_items_together_that_users_take_together(kind, request, catalog, split, tmp_path) -> None:
     """Items of one need share no word, so the encoder as it is cannot know them."""
     encoder = request.getfixturevalue(kind)
