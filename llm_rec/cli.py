@@ -16,6 +16,7 @@ from llm_rec.processes import own_group
 VERBS = {
     "doctor": "what is installed here and what is missing",
     "data": "read a catalog and a log, check them, write them as artefacts",
+    "tune-encoder": "tune a language model on this catalog: a LoRA adapter from co-interactions and views of texts",
     "encode": "encode the item texts with a language model (resumable)",
     "index": "turn embeddings into semantic IDs, with health figures",
     "train": "train a recommender: SASRec, GRU4Rec, Caser or PAD, over ids, text, codes or mixtures",
@@ -103,4 +104,4 @@ def _verb(words: Sequence[str]) -> tuple[Verb, Sequence[str]]:
         close = get_close_matches(verb, known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"verbs: {', '.join(known)}"
         raise ConfigError(f"{verb!r} is not a verb; {hint}")
-    return cast(Verb, import_module(f"llm_rec.recipes.{verb.replace(' ', '_')}").RECIPE), words[size:]
+    return cast(Verb, import_module(f"llm_rec.recipes.{verb.replace(' ', '_').replace('-', '_')}").RECIPE), words[size:]

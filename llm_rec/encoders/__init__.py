@@ -1,5 +1,6 @@
 """Text encoders: the only rooms that know transformers, sentence-transformers and peft."""
 
+from llm_rec.encoders.adapters import Adapter, LoRAConfig, TunableEncoder
 from llm_rec.encoders.build import EncoderConfig, build_encoder
 from llm_rec.encoders.catalog import encode_catalog
 from llm_rec.encoders.causal import CausalEncoder, CausalEncoderConfig, smollm2
@@ -9,15 +10,18 @@ from llm_rec.encoders.sentence import SentenceEncoder, SentenceEncoderConfig
 from llm_rec.encoders.shard_job import EncodeConfig
 
 __all__ = [
+    "Adapter",
     "CausalEncoder",
     "CausalEncoderConfig",
     "EncodeConfig",
     "EncoderConfig",
     "HashingEncoder",
     "HashingEncoderConfig",
+    "LoRAConfig",
     "SentenceEncoder",
     "SentenceEncoderConfig",
     "TextEncoder",
+    "TunableEncoder",
     "build_encoder",
     "encode_catalog",
     "smollm2",

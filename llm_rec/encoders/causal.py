@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_rec.artifacts import canonical_json, fingerprint
-from llm_rec.codec import Plain
+from llm_rec.codec import LATER, Plain
+from llm_rec.encoders.adapters import cast_parameters, merge_adapter
 from llm_rec.encoders.forward import forward_batches
 from llm_rec.encoders.pooling import Pooling, finish, pool
 from llm_rec.encoders.runtime import (
@@ -42,6 +43,7 @@ class CausalEncoderConfig:
 
     `prefix` is an instruction before every text; its tokens are pooled with the rest. `append_eos` ends every text with
     the end token, as models trained with last-token pooling expect. `padding_side` changes speed alone, not vectors.
+    `adapter` is a folder that ``llm-rec tune-encoder`` wrote, or any LoRA of the headless decoder in peft's format.
     """
 
     model: str
@@ -56,6 +58,7 @@ class CausalEncoderConfig:
     normalize: bool = True
     dtype: Precision = "auto"
     download: bool = True
+    adapter: Path | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
@@ -88,7 +91,12 @@ class CausalEncoder:
         self.config = config
         self.device = pick_device(device)
         folder = find_model(config.model, config.revision, download=config.download)
-        self.tokenizer, self.model = _load(config, folder, pick_dtype(config.dtype, self.device))
+        dtype = pick_dtype(config.dtype, self.device)
+        self.tokenizer, self.model = _load(config, folder, dtype if config.adapter is None else torch.float32)
+        self._adapter: str | None = None
+        if config.adapter is not None:
+            self._adapter = merge_adapter(self.model, config.adapter, config.model)
+            cast_parameters(self.model, dtype)
         torch.nn.Module.to(self.model, self.device).train(False)
         self._dim = check_truncation(config.truncate_dim, int(self.model.config.hidden_size), config.model)
 
@@ -114,6 +122,7 @@ class CausalEncoder:
             "dtype": str(self.model.dtype),
             "class": type(self.model).__name__,
             "architecture": str(sorted(architecture.items())),
+            **({} if self._adapter is None else {"adapter": self._adapter}),
         }
         words = self.tokenizer.backend_tokenizer.to_str()
         return fingerprint("causal-1", weights_digest(self.model), words, canonical_json(settings))
@@ -144,13 +153,17 @@ class CausalEncoder:
         self, tokens: TokenRows, batches: Iterable[Int64[np.ndarray, "batch"]]
     ) -> Float32[np.ndarray, "texts dim"]:
         left = self.config.padding_side == "left"
-        return forward_batches(self._forward, tokens, batches, self.dim, self.device, left=left)
+        return forward_batches(self.vectors, tokens, batches, self.dim, self.device, left=left)
 
     def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
         tokens = self.tokenize(texts)
         return self.encode_tokens(tokens, one_batch(tokens))
 
-    def _forward(
+    @property
+    def transformer(self) -> nn.Module:
+        return self.model
+
+    def vectors(
         self, ids: Int64[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
     ) -> Float32[Tensor, "batch dim"]:
         attended = mask.clone()

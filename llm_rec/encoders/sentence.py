@@ -2,17 +2,18 @@
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_rec.artifacts import fingerprint
-from llm_rec.codec import Plain
+from llm_rec.codec import LATER, Plain
+from llm_rec.encoders.adapters import cast_parameters, merge_adapter
 from llm_rec.encoders.forward import forward_batches
 from llm_rec.encoders.pooling import finish
 from llm_rec.encoders.runtime import (
@@ -38,6 +39,7 @@ class SentenceEncoderConfig:
 
     `prefix` stands before every text (None: the model's own default prompt). `max_length` None is the model's own.
     `truncate_dim` keeps the first components, for models trained so (Matryoshka). `download` off never goes online.
+    `adapter` is a folder that ``llm-rec tune-encoder`` wrote, or any LoRA of the model's transformer in peft's format.
     """
 
     model: str = MINILM
@@ -48,6 +50,7 @@ class SentenceEncoderConfig:
     normalize: bool = True
     dtype: Precision = "auto"
     download: bool = True
+    adapter: Path | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("max_length", "truncate_dim"):
@@ -69,16 +72,21 @@ class SentenceEncoder:
         self.config = config
         self.device = pick_device(device)
         folder = find_model(config.model, config.revision, download=config.download)
+        dtype = pick_dtype(config.dtype, self.device)
         with quiet_loading():
             try:
                 self.model = SentenceTransformer(
                     str(folder),
                     device=str(self.device),
                     local_files_only=True,
-                    model_kwargs={"dtype": pick_dtype(config.dtype, self.device), "use_safetensors": True},
+                    model_kwargs={"dtype": dtype if config.adapter is None else torch.float32, "use_safetensors": True},
                 )
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{config.model} is not a sentence-transformers model: {error}") from error
+        self._adapter: str | None = None
+        if config.adapter is not None:
+            self._adapter = merge_adapter(self.transformer, config.adapter, config.model)
+            cast_parameters(self.model, dtype)
         self.model.eval()
         self._prefix = self._default_prompt() if config.prefix is None else config.prefix
         if self._prefix and any(getattr(module, "include_prompt", True) is False for module in self.model.children()):
@@ -111,6 +119,7 @@ class SentenceEncoder:
             "normalize": self.config.normalize,
             "dtype": str(self.model.dtype),
             "modules": {**modules},
+            **({} if self._adapter is None else {"adapter": self._adapter}),
         }
         words = self.model.tokenizer.backend_tokenizer.to_str()
         return fingerprint("sentence-1", weights_digest(self.model), words, settings)
@@ -138,13 +147,23 @@ class SentenceEncoder:
     def encode_tokens(
         self, tokens: TokenRows, batches: Iterable[Int64[np.ndarray, "batch"]]
     ) -> Float32[np.ndarray, "texts dim"]:
-        return forward_batches(self._forward, tokens, batches, self.dim, self.device)
+        return forward_batches(self.vectors, tokens, batches, self.dim, self.device)
 
     def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
         tokens = self.tokenize(texts)
         return self.encode_tokens(tokens, one_batch(tokens))
 
-    def _forward(
+    @property
+    def transformer(self) -> nn.Module:
+        """The transformer inside; `ConfigError` for a model that has none (static vectors, say)."""
+        from transformers import PreTrainedModel
+
+        found = next((module for module in self.model.modules() if isinstance(module, PreTrainedModel)), None)
+        if found is None:
+            raise ConfigError(f"{self.config.model} has no transformer inside, so no adapter can be put into it")
+        return found
+
+    def vectors(
         self, ids: Int64[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
     ) -> Float32[Tensor, "batch dim"]:
         pooled = self.model({"input_ids": ids, "attention_mask": mask.long()})["sentence_embedding"]

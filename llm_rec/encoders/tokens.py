@@ -22,6 +22,24 @@ class TokenRows:
         values = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(offsets[-1]))
         return cls(values=values, offsets=offsets)
 
+    @classmethod
+    def concatenate(cls, parts: "Sequence[TokenRows]") -> "TokenRows":
+        """The texts of all parts, one after another."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(values=np.concatenate([part.values for part in parts]), offsets=offsets)
+
+    def take(self, rows: Int64[np.ndarray, "chosen"]) -> "TokenRows":
+        """The texts `rows`, in that order, repeats and all.
+
+        >>> TokenRows.from_lists([[5], [6, 7]]).take(np.array([1, 0, 1])).values.tolist()
+        [6, 7, 5, 6, 7]
+        """
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return TokenRows(values=self.values[np.arange(offsets[-1]) + shift], offsets=offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

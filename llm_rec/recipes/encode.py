@@ -1,6 +1,6 @@
 """``llm-rec encode``: item texts -> embeddings, resumable at any moment."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -39,6 +39,8 @@ class EncodeJob:
     """Name of the embeddings below workspace/embeddings."""
     encoder: EncoderConfig = field(default_factory=SentenceEncoderConfig)
     """Which language model; --preset chooses the kind."""
+    adapter: str | None = None
+    """Name of an adapter below workspace/adapters, made by `llm-rec tune-encoder` from this model."""
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     engine: Literal["local", "ray"] = "local"
     """Who computes: this process (or those of torchrun), or workers of Ray, which write the same store."""
@@ -86,14 +88,25 @@ def run(job: EncodeJob) -> EmbeddingStore:
 
 def _encoded(job: EncodeJob, place: Workspace, path: Path) -> EmbeddingStore:
     """The store before any transform, by the engine of the job."""
-    catalog = place.load_catalog()
+    catalog, encoder = place.load_catalog(), encoder_of(job, place)
     match job.engine:
         case "local":
-            return encode_catalog(catalog, build_encoder(job.encoder), path, job.encode, overwrite=job.overwrite)
+            return encode_catalog(catalog, build_encoder(encoder), path, job.encode, overwrite=job.overwrite)
         case "ray":
-            return encode_catalog_on_ray(place.catalog, job.encoder, path, job.encode, job.ray, overwrite=job.overwrite)
+            return encode_catalog_on_ray(place.catalog, encoder, path, job.encode, job.ray, overwrite=job.overwrite)
         case _:
             assert_never(job.engine)
+
+
+def encoder_of(job: EncodeJob, place: Workspace) -> EncoderConfig:
+    """The encoder with the adapter that the job names."""
+    if job.adapter is None:
+        return job.encoder
+    if isinstance(job.encoder, HashingEncoderConfig):
+        raise ConfigError("adapter belongs to a language model, and hashing is none; choose another --preset")
+    if job.encoder.adapter is not None:
+        raise ConfigError(f"adapter {job.adapter!r} and encoder.adapter {job.encoder.adapter} are both set; set one")
+    return replace(job.encoder, adapter=place.adapter(job.adapter))
 
 
 def transform_steps(job: EncodeJob) -> tuple[TransformConfig, ...]:

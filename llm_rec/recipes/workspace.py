@@ -2,7 +2,7 @@
 
 ```
 workspace/catalog  workspace/interactions  workspace/embeddings/<name>  workspace/codes/<name>  workspace/clicks/<name>
-workspace/runs/<name>
+workspace/runs/<name>  workspace/adapters/<name>
 ```
 """
 
@@ -30,6 +30,9 @@ class Workspace:
 
     def embeddings(self, name: str) -> Path:
         return self.root / "embeddings" / _plain_name(name)
+
+    def adapter(self, name: str) -> Path:
+        return self.root / "adapters" / _plain_name(name)
 
     def codes(self, name: str) -> Path:
         return self.root / "codes" / _plain_name(name)
