@@ -22,8 +22,10 @@ from semantic_ids.code_table import CodeTable
 from semantic_ids.collisions import resolve_by_sinkhorn
 from semantic_ids.health import CodeHealth, health
 from semantic_ids.quantizers import (
+    GroupedRQConfig,
     LibraryRQConfig,
     MixtureOfCodesConfig,
+    OPQConfig,
     PQConfig,
     Quantizer,
     QuantizerConfig,
@@ -160,7 +162,10 @@ RECIPE = Recipe(
         "rqvae": IndexJob(),
         "moc": IndexJob(name="moc", quantizer=MixtureOfCodesConfig()),
         "rqkmeans": IndexJob(name="rqkmeans", quantizer=RQKMeansConfig()),
+        "rqkmeans-balanced": IndexJob(name="rqkmeans-balanced", quantizer=RQKMeansConfig(balanced=True)),
         "pq": IndexJob(name="pq", quantizer=PQConfig()),
+        "opq": IndexJob(name="opq", quantizer=OPQConfig()),
+        "grouped-rq": IndexJob(name="grouped-rq", quantizer=GroupedRQConfig()),
         "library-rq": IndexJob(name="library-rq", quantizer=LibraryRQConfig()),
         "random": IndexJob(name="random", quantizer=RandomConfig()),
     },

@@ -13,7 +13,9 @@ from typing import TypeAlias, assert_never, get_args
 
 from semantic_ids.files import read_tensors
 from semantic_ids.quantizers.fitting import FitConfig
+from semantic_ids.quantizers.grouped import GroupedResidual, GroupedRQConfig
 from semantic_ids.quantizers.hashed import RandomConfig, RandomHash
+from semantic_ids.quantizers.opq import OPQConfig
 from semantic_ids.quantizers.pq import PQConfig, ProductQuantizer
 from semantic_ids.quantizers.protocol import FitLog, Progress, Quantizer
 from semantic_ids.quantizers.rqkmeans import ResidualKMeans, RQKMeansConfig
@@ -22,14 +24,23 @@ from semantic_ids.quantizers.trained import AutoencoderQuantizer, MixtureOfCodes
 from semantic_ids.quantizers.vq import LibraryRQ, LibraryRQConfig
 
 QuantizerConfig: TypeAlias = (
-    RQVAEConfig | MixtureOfCodesConfig | RQKMeansConfig | PQConfig | LibraryRQConfig | RandomConfig
+    RQVAEConfig
+    | MixtureOfCodesConfig
+    | RQKMeansConfig
+    | PQConfig
+    | OPQConfig
+    | GroupedRQConfig
+    | LibraryRQConfig
+    | RandomConfig
 )
 
 __all__ = [
     "FitConfig",
     "FitLog",
+    "GroupedRQConfig",
     "LibraryRQConfig",
     "MixtureOfCodesConfig",
+    "OPQConfig",
     "PQConfig",
     "Progress",
     "Quantizer",
@@ -64,7 +75,7 @@ def load_quantizer(path: Path, *, device: str = "cpu") -> Quantizer:
 
 def _build(
     config: QuantizerConfig, input_dim: int, device: str
-) -> AutoencoderQuantizer | ResidualKMeans | ProductQuantizer | LibraryRQ | RandomHash:
+) -> AutoencoderQuantizer | ResidualKMeans | ProductQuantizer | GroupedResidual | LibraryRQ | RandomHash:
     if input_dim < 1:
         raise ValueError(f"input_dim must be at least 1, got {input_dim}")
     match config:
@@ -72,8 +83,10 @@ def _build(
             return AutoencoderQuantizer(config, input_dim, device=device)
         case RQKMeansConfig():
             return ResidualKMeans(config, input_dim, device=device)
-        case PQConfig():
+        case PQConfig() | OPQConfig():
             return ProductQuantizer(config, input_dim, device=device)
+        case GroupedRQConfig():
+            return GroupedResidual(config, input_dim, device=device)
         case LibraryRQConfig():
             return LibraryRQ(config, input_dim, device=device)
         case RandomConfig():

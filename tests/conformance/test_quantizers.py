@@ -13,8 +13,10 @@ from semantic_ids.code_table import CodeTable
 from semantic_ids.health import RedundantBooksWarning, health
 from semantic_ids.quantizers import (
     FitConfig,
+    GroupedRQConfig,
     LibraryRQConfig,
     MixtureOfCodesConfig,
+    OPQConfig,
     PQConfig,
     RandomConfig,
     RQKMeansConfig,
@@ -34,9 +36,11 @@ CONFIGS = [
     MixtureOfCodesConfig(**TRAINED, decoder="separate", diversity_weight=0.5),
     MixtureOfCodesConfig(**TRAINED, aggregate="concat", projection="linear"),
     RQKMeansConfig(codebook_size=SIZE),
-    RQKMeansConfig(codebook_size=SIZE, residual_norm=True, balanced=True),
+    RQKMeansConfig(codebook_size=SIZE, residual_norm=True, balanced=True, slack=1.2),
     PQConfig(codebook_size=SIZE, num_codebooks=5),
     PQConfig(codebook_size=SIZE, rotate=True),
+    OPQConfig(codebook_size=SIZE, rotation_iterations=5),
+    GroupedRQConfig(codebook_size=SIZE),
     LibraryRQConfig(codebook_size=SIZE, steps=40, batch_size=64, checkpoint_every=10),
     RandomConfig(codebook_size=SIZE),
 ]
