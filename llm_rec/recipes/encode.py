@@ -24,6 +24,7 @@ from llm_rec.encoders.transforms import (
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.console import facts, say
 from llm_rec.recipes.recipe import Recipe
+from llm_rec.recipes.run_vectors import encode_run
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.store import EmbeddingStore
 
@@ -38,6 +39,9 @@ class EncodeJob:
     """Name of the embeddings below workspace/embeddings."""
     encoder: EncoderConfig = field(default_factory=SentenceEncoderConfig)
     """Which language model; --preset chooses the kind."""
+    run: str | None = None
+    """Instead of encoding texts: the item vectors of this trained run, zero for items without train events. What letter
+    reads as collaborative vectors (its latent width must be that of the run)."""
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     transform: Literal["none", "centre", "standardise", "pca", "whiten"] = "none"
     """A step after encoding, fitted on this catalog. Pooled vectors of decoder LLMs need it: they are near parallel."""
@@ -49,6 +53,8 @@ class EncodeJob:
     """Start from nothing when the name is taken by other embeddings."""
 
     def __post_init__(self) -> None:
+        if self.run is not None and (self.transform != "none" or self.normalise):
+            raise ConfigError("vectors of a run are taken as they are; transform and normalise belong to texts")
         if (self.width is not None) != (self.transform in ("pca", "whiten")):
             raise ConfigError(f"width belongs to transform pca or whiten: set both or neither, got {self.transform}")
 
@@ -56,12 +62,10 @@ class EncodeJob:
 def run(job: EncodeJob) -> EmbeddingStore:
     """Write ``workspace/embeddings/<name>`` (and ``<name>-raw`` when there is a transform); print the report."""
     place = Workspace(job.workspace)
-    catalog = place.load_catalog()
-    steps = transform_steps(job)
-    raw = place.embeddings(f"{job.name}-raw" if steps else job.name)
-    store = encode_catalog(catalog, build_encoder(job.encoder), raw, job.encode, overwrite=job.overwrite)
-    if steps:
-        store = fit_transform(store, steps, place.embeddings(job.name), overwrite=job.overwrite)
+    if job.run is not None:
+        store = encode_run(place, job.run, job.name, overwrite=job.overwrite)
+    else:
+        store = _encode_texts(place, job)
     report = store.report
     say(
         facts(
@@ -77,6 +81,14 @@ def run(job: EncodeJob) -> EmbeddingStore:
         )
     )
     return store
+
+
+def _encode_texts(place: Workspace, job: EncodeJob) -> EmbeddingStore:
+    catalog = place.load_catalog()
+    steps = transform_steps(job)
+    raw = place.embeddings(f"{job.name}-raw" if steps else job.name)
+    store = encode_catalog(catalog, build_encoder(job.encoder), raw, job.encode, overwrite=job.overwrite)
+    return fit_transform(store, steps, place.embeddings(job.name), overwrite=job.overwrite) if steps else store
 
 
 def transform_steps(job: EncodeJob) -> tuple[TransformConfig, ...]:
@@ -104,6 +116,7 @@ RECIPE = Recipe(
         "sentence": EncodeJob(),
         "causal": EncodeJob(encoder=CausalEncoderConfig(model="Qwen/Qwen3-Embedding-0.6B"), transform="centre"),
         "hashing": EncodeJob(encoder=HashingEncoderConfig()),
+        "run": EncodeJob(name="collaborative", run="sasrec"),
     },
     run=run,
 )

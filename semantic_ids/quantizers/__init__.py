@@ -26,7 +26,7 @@ from semantic_ids.quantizers.rqkmeans import ResidualKMeans, RQKMeansConfig
 from semantic_ids.quantizers.rqvae import RQVAEConfig
 from semantic_ids.quantizers.saving import KIND, config_from_plain, kind_of, plain_config
 from semantic_ids.quantizers.simvq import SimVQConfig
-from semantic_ids.quantizers.trained import AutoencoderQuantizer
+from semantic_ids.quantizers.trained import AutoencoderQuantizer, TrainedConfig
 from semantic_ids.quantizers.vq import LibraryRQ, LibraryRQConfig
 from semantic_ids.vectors import Vectors
 
@@ -63,6 +63,7 @@ __all__ = [
     "RQVAEConfig",
     "RandomConfig",
     "SimVQConfig",
+    "TrainedConfig",
     "build_quantizer",
     "load_quantizer",
     "plain_config",

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from einops import reduce
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
@@ -146,5 +147,6 @@ class GroupedResidual:
         self._state = {name: value.to(self._device) for name, value in state.items()}
 
     def _summed(self, tables: Tensor, codes: Int64[Tensor, "batch books"]) -> Float[Tensor, "batch groups width"]:
-        levels = gather_codewords(tables, codes).unflatten(1, (-1, self.config.num_groups))
-        return levels.sum(1)
+        chosen = gather_codewords(tables, codes)
+        groups = self.config.num_groups
+        return reduce(chosen, "batch (levels groups) width -> batch groups width", "sum", groups=groups)

@@ -111,7 +111,8 @@ class LookupFreeCodebooks(nn.Module):
         return rearrange(self.into(latent), "batch (books bits) -> batch books bits", books=self.books)
 
     def _codes(self, numbers: Tensor) -> Tensor:
-        return (numbers.gt(0).long() << self.bits).sum(-1)
+        codes: Tensor = (numbers.gt(0).long() << self.bits).sum(-1)
+        return codes
 
 
 class EntropyObjective(nn.Module):
