@@ -101,14 +101,16 @@ class LookupFreeCodebooks(nn.Module):
 
     def corners(self, codes: Int64[Tensor, "..."]) -> Float[Tensor, "... bits"]:
         """Codes as -1 and 1."""
-        return ((codes.unsqueeze(-1) >> self.bits & 1) * 2 - 1).to(self.out.weight.dtype)
+        corners: Tensor = (codes.unsqueeze(-1) >> self.bits & 1) * 2 - 1
+        return corners.to(self.out.weight.dtype)
 
     def cube(self) -> Float[Tensor, "codes bits"]:
         """All corners, in the order of their codes."""
         return self.corners(torch.arange(self.size, device=self.bits.device))
 
     def _numbers(self, latent: Tensor) -> Tensor:
-        return rearrange(self.into(latent), "batch (books bits) -> batch books bits", books=self.books)
+        numbers: Tensor = rearrange(self.into(latent), "batch (books bits) -> batch books bits", books=self.books)
+        return numbers
 
     def _codes(self, numbers: Tensor) -> Tensor:
         codes: Tensor = (numbers.gt(0).long() << self.bits).sum(-1)
