@@ -1,4 +1,4 @@
-"""The network of RQ-VAE and Mixture-of-Codes: standardise -> MLP -> codebooks -> MLP -> undo the standardisation."""
+"""The network of RQ-VAE and its kin: standardise -> MLP -> codebooks -> MLP -> undo the standardisation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,8 @@ class LossWeights(NamedTuple):
     beta: float
     reduction: Reduction
     books: Reduction
-    diversity: float
+    diversity: float = 0.0
+    codebook: float = 1.0
 
 
 class LossParts(NamedTuple):
@@ -137,14 +138,13 @@ class QuantizedAutoencoder(nn.Module):
         codebook = codebook_loss(*pair, weights.reduction, weights.books)
         commitment = commitment_loss(*pair, weights.reduction, weights.books)
         diversity = error_correlation(*pair, weights.reduction)
-        total = reconstruction + codebook + weights.beta * commitment + weights.diversity * diversity
+        total = reconstruction + weights.codebook * codebook + weights.beta * commitment + weights.diversity * diversity
         return LossParts(total, reconstruction, codebook, commitment, diversity), quantized
 
     def warm_up_loss(self, vectors: Float[Tensor, "batch dim"], weights: LossWeights) -> Float[Tensor, ""]:
         """Reconstruction without quantisation: every book passes its input through."""
         target = self.standardise(vectors)
-        latent = self.encoder(target)
-        passed = latent.repeat(1, self.bottleneck.width // latent.shape[1])
+        passed = self.bottleneck.relaxed(self.encoder(target))
         return reconstruction_loss(self.expand(passed), target, weights.reduction)
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 """Codebooks on a latent vector: residual levels (RQ-VAE) and parallel books (Mixture-of-Codes), as modules.
 
 Both hold one parameter `tables` (books codes dim) and know what each book is given to quantise; initialisation from
-data and re-seeding of dead codes are explicit methods, never hidden in a forward pass.
+data and re-seeding of dead codes are explicit methods, never hidden in a forward pass. Bottlenecks whose codewords are
+no free parameters (`semantic_ids.quantizers.fsq`, `lfq`, `simvq`) keep the same contract.
 """
 
 from collections.abc import Callable
@@ -33,14 +34,21 @@ class Quantized(NamedTuple):
 class Codebooks(Protocol):
     """The contract of a bottleneck. Also an `nn.Module`."""
 
-    tables: nn.Parameter
-
     @property
     def width(self) -> int:
         """Width of `Quantized.vectors`."""
         ...
 
+    @property
+    def reseedable(self) -> nn.Parameter | None:
+        """Codewords (books codes dim) that may be moved onto data when they are dead; None where they are not free."""
+        ...
+
     def __call__(self, latent: Float[Tensor, "batch dim"]) -> Quantized: ...
+
+    def relaxed(self, latent: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch width"]:
+        """What the decoder would get without quantisation."""
+        ...
 
     def encode(self, latent: Float[Tensor, "batch dim"]) -> Int64[Tensor, "batch books"]: ...
 
@@ -58,30 +66,30 @@ class ResidualCodebooks(nn.Module):
 
     r_1 = z, c_l = argmin_k |r_l - C_l[k]|^2, r_(l+1) = r_l - sg(C_l[c_l]). The codeword is detached in the residual, so
     the terms of a level never reach the codebooks of the levels before. `beam` > 1 keeps that many best prefixes per
-    row while encoding (not in training): less error from the same codebooks, at `beam` times the cost.
+    row while encoding (not in training): less error from the same codebooks, at `beam` times the cost. With `balanced`
+    the k-means of the initialisation caps the size of its clusters.
     """
 
-    def __init__(self, dim: int, num_codebooks: int, codebook_size: int, *, beam: int = 1) -> None:
+    def __init__(
+        self, dim: int, num_codebooks: int, codebook_size: int, *, beam: int = 1, balanced: bool = False
+    ) -> None:
         super().__init__()
         self.tables = nn.Parameter(torch.randn(num_codebooks, codebook_size, dim) / dim**0.5)
-        self.beam = beam
+        self.beam, self.balanced = beam, balanced
 
     @property
     def width(self) -> int:
         return self.tables.shape[2]
 
+    @property
+    def reseedable(self) -> nn.Parameter:
+        return self.tables
+
     def forward(self, latent: Float[Tensor, "batch dim"]) -> Quantized:
-        residual, inputs, codes, codewords = latent, [], [], []
-        for table in self.tables:
-            code = squared_distances(residual.detach(), table.detach()).argmin(1)
-            codeword = table[code]
-            inputs.append(residual)
-            codes.append(code)
-            codewords.append(codeword)
-            residual = residual - codeword.detach()
-        chosen = torch.stack(codewords, 1)
-        straight = latent + (chosen.sum(1) - latent).detach()
-        return Quantized(straight, torch.stack(codes, 1), torch.stack(inputs, 1), chosen)
+        return quantize_residuals(latent, self.tables)
+
+    def relaxed(self, latent: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch width"]:
+        return latent
 
     def encode(self, latent: Float[Tensor, "batch dim"]) -> Int64[Tensor, "batch books"]:
         return residual_codes(latent, self.tables, self.beam)
@@ -100,7 +108,7 @@ class ResidualCodebooks(nn.Module):
         """k-means of the residuals, level by level."""
         residual = latent
         for level, table in enumerate(self.tables):
-            found = kmeans(residual, len(table), generator=seeded(seed, level))
+            found = kmeans(residual, len(table), generator=seeded(seed, level), balanced=self.balanced)
             table.copy_(found.centroids)
             residual = residual - found.centroids[found.codes]
 
@@ -135,6 +143,13 @@ class ParallelCodebooks(nn.Module):
     def width(self) -> int:
         books, _, dim = self.tables.shape
         return books * dim if self.aggregate == "concat" else dim
+
+    @property
+    def reseedable(self) -> nn.Parameter:
+        return self.tables
+
+    def relaxed(self, latent: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch width"]:
+        return latent.repeat(1, self.width // latent.shape[1])
 
     def forward(self, latent: Float[Tensor, "batch dim"]) -> Quantized:
         inputs = self._inputs(latent)
@@ -186,6 +201,21 @@ class ParallelCodebooks(nn.Module):
         if self.aggregate == "concat":
             return vectors.flatten(1)
         return vectors.mean(1) if self.aggregate == "mean" else vectors.sum(1)
+
+
+def quantize_residuals(latent: Float[Tensor, "batch dim"], tables: Float[Tensor, "books codes dim"]) -> Quantized:
+    """Residual levels in training: r_(l+1) = r_l - sg(c_l), and a straight-through sum of the codewords."""
+    residual, inputs, codes, codewords = latent, [], [], []
+    for table in tables:
+        code = squared_distances(residual.detach(), table.detach()).argmin(1)
+        codeword = table[code]
+        inputs.append(residual)
+        codes.append(code)
+        codewords.append(codeword)
+        residual = residual - codeword.detach()
+    chosen = torch.stack(codewords, 1)
+    straight = latent + (chosen.sum(1) - latent).detach()
+    return Quantized(straight, torch.stack(codes, 1), torch.stack(inputs, 1), chosen)
 
 
 def gather_codewords(

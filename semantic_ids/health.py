@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from semantic_ids.code_table import CodeTable
+from semantic_ids.coherence import prefix_similarity
 from semantic_ids.files import Plain
 from semantic_ids.keys import prefix_groups
 from semantic_ids.vectors import Vectors, take
@@ -34,8 +35,8 @@ class CodeHealth:
 
     `usage` and `perplexity` per book; `joint_entropy` of the whole tuple, in nats; `unique_prefixes` per depth. `nmi`
     between books is a books x books matrix, and `nmi_chance` what the same code counts give when one book is
-    shuffled: with few items per pair of codes even independent books look related, so compare the two. The last four
-    need vectors.
+    shuffled: with few items per pair of codes even independent books look related, so compare the two. The last five
+    need vectors; `prefix_similarity` is by depth, from 0 codes shared (all items) on (`semantic_ids.coherence`).
     """
 
     num_items: int
@@ -53,6 +54,7 @@ class CodeHealth:
     reconstruction_relative: float | None = None
     reconstruction_cosine: float | None = None
     neighbour_overlap: float | None = None
+    prefix_similarity: tuple[float | None, ...] | None = None
 
     def to_plain(self) -> dict[str, Plain]:
         """JSON values."""
@@ -96,11 +98,12 @@ def health(
     nmi = book_nmi(codes, sizes)
     chance = book_nmi(_shuffled(codes, seed), sizes)
     _warn_if_redundant(nmi, chance, len(sizes) - (table.digit is not None))
-    rebuilt = overlap = None
+    rebuilt = overlap = similarity = None
     if vectors is not None and reconstructed is not None:
         _check_pair(len(codes), vectors, reconstructed)
         rebuilt = reconstruction(vectors, reconstructed)
         overlap = neighbour_overlap(vectors, reconstructed, neighbours=neighbours, queries=queries, seed=seed)
+        similarity = prefix_similarity(table, vectors)
     return CodeHealth(
         num_items=len(codes),
         codebook_sizes=sizes,
@@ -117,6 +120,7 @@ def health(
         reconstruction_relative=rebuilt.relative if rebuilt else None,
         reconstruction_cosine=rebuilt.cosine if rebuilt else None,
         neighbour_overlap=overlap,
+        prefix_similarity=similarity,
     )
 
 

@@ -4,6 +4,7 @@ Everything that quantises starts here: the codebooks of RQ-KMeans and PQ are k-m
 Mixture-of-Codes are initialised by it (k-means on one small batch is how codebooks collapse).
 """
 
+import math
 import warnings
 from typing import Literal, NamedTuple
 
@@ -37,13 +38,14 @@ def kmeans(
     iterations: int = 25,
     init: Init = "k-means++",
     balanced: bool = False,
+    slack: float = 1.0,
     chunk: int = 16_384,
 ) -> KMeans:
     """Lloyd's algorithm on `rows`; deterministic given the generator (a CPU one, whatever the device of the rows).
 
     An empty cluster is moved to the row that lies farthest from its own centroid, so there are no dead and, on distinct
-    rows, no duplicate centroids. `balanced` caps every cluster at ceil(rows / codes) rows (see `capped_assignment`;
-    needs rows x codes floats).
+    rows, no duplicate centroids. `balanced` caps every cluster at ceil(slack * rows / codes) rows (see
+    `capped_assignment`; needs rows x codes floats).
 
     Refuses fewer rows than codes with a `ValueError`; warns with `FewRowsWarning` below ten rows a code.
     When there are fewer *distinct* rows than codes, the codes left over repeat the last centroid and stay unused.
@@ -55,16 +57,17 @@ def kmeans(
     ([0.5, 10.5], 0.25)
     """
     check_rows(len(rows), num_codes)
+    capacity = math.ceil(slack * len(rows) / num_codes) if balanced else None
     seeding = rows
     if len(rows) > _SEEDING_ROWS_PER_CODE * num_codes:
         keep = torch.randperm(len(rows), generator=generator)[: _SEEDING_ROWS_PER_CODE * num_codes]
         seeding = rows[keep.to(rows.device)]
     centroids = seed_centroids(seeding, num_codes, generator=generator, init=init)
-    codes, distances = _assign(rows, centroids, balanced, chunk)
+    codes, distances = _assign(rows, centroids, capacity, chunk)
     for _ in range(iterations):
         centroids = _repair_empty(rows, group_means(rows, codes, centroids), codes, distances)
         previous = codes
-        codes, distances = _assign(rows, centroids, balanced, chunk)
+        codes, distances = _assign(rows, centroids, capacity, chunk)
         if torch.equal(previous, codes):
             break
     return KMeans(centroids, codes, float(distances.mean()))
@@ -163,10 +166,10 @@ def group_means(
     return torch.where(counts > 0, sums / counts.clamp_min(1), previous)
 
 
-def _assign(rows: Tensor, centroids: Tensor, balanced: bool, chunk: int) -> tuple[Tensor, Tensor]:
-    if balanced:
+def _assign(rows: Tensor, centroids: Tensor, capacity: int | None, chunk: int) -> tuple[Tensor, Tensor]:
+    if capacity is not None:
         costs = squared_distances(rows, centroids)
-        codes = capped_assignment(costs, -(-len(rows) // len(centroids)))
+        codes = capped_assignment(costs, capacity)
         return codes, costs.gather(1, codes.unsqueeze(1)).squeeze(1)
     pairs = [squared_distances(piece, centroids).min(1) for piece in torch.split(rows, chunk)]
     return torch.cat([pair.indices for pair in pairs]), torch.cat([pair.values for pair in pairs])

@@ -25,6 +25,7 @@ from llm_rec.encoders.transforms import (
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.console import facts, say
 from llm_rec.recipes.recipe import Recipe
+from llm_rec.recipes.run_vectors import encode_run
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.store import EmbeddingStore
 
@@ -41,6 +42,9 @@ class EncodeJob:
     """Which language model; --preset chooses the kind."""
     adapter: str | None = None
     """Name of an adapter below workspace/adapters, made by `llm-rec tune-encoder` from this model."""
+    run: str | None = None
+    """Instead of encoding texts: the item vectors of this trained run, zero for items without train events. What letter
+    reads as collaborative vectors (its latent width must be that of the run)."""
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     engine: Literal["local", "ray"] = "local"
     """Who computes: this process (or those of torchrun), or workers of Ray, which write the same store."""
@@ -56,6 +60,8 @@ class EncodeJob:
     """Start from nothing when the name is taken by other embeddings."""
 
     def __post_init__(self) -> None:
+        if self.run is not None and (self.transform != "none" or self.normalise):
+            raise ConfigError("vectors of a run are taken as they are; transform and normalise belong to texts")
         if (self.width is not None) != (self.transform in ("pca", "whiten")):
             raise ConfigError(f"width belongs to transform pca or whiten: set both or neither, got {self.transform}")
         if self.engine == "local" and self.ray != RayConfig():
@@ -65,10 +71,10 @@ class EncodeJob:
 def run(job: EncodeJob) -> EmbeddingStore:
     """Write ``workspace/embeddings/<name>`` (and ``<name>-raw`` when there is a transform); print the report."""
     place = Workspace(job.workspace)
-    steps = transform_steps(job)
-    store = _encoded(job, place, place.embeddings(f"{job.name}-raw" if steps else job.name))
-    if steps:
-        store = fit_transform(store, steps, place.embeddings(job.name), overwrite=job.overwrite)
+    if job.run is not None:
+        store = encode_run(place, job.run, job.name, overwrite=job.overwrite)
+    else:
+        store = _encode_texts(place, job)
     report = store.report
     say(
         facts(
@@ -84,6 +90,12 @@ def run(job: EncodeJob) -> EmbeddingStore:
         )
     )
     return store
+
+
+def _encode_texts(place: Workspace, job: EncodeJob) -> EmbeddingStore:
+    steps = transform_steps(job)
+    store = _encoded(job, place, place.embeddings(f"{job.name}-raw" if steps else job.name))
+    return fit_transform(store, steps, place.embeddings(job.name), overwrite=job.overwrite) if steps else store
 
 
 def _encoded(job: EncodeJob, place: Workspace, path: Path) -> EmbeddingStore:
@@ -134,6 +146,7 @@ RECIPE = Recipe(
         "sentence": EncodeJob(),
         "causal": EncodeJob(encoder=CausalEncoderConfig(model="Qwen/Qwen3-Embedding-0.6B"), transform="centre"),
         "hashing": EncodeJob(encoder=HashingEncoderConfig()),
+        "run": EncodeJob(name="collaborative", run="sasrec"),
     },
     run=run,
 )

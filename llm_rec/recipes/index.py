@@ -1,212 +1,38 @@
-"""``llm-rec index``: embeddings -> semantic IDs, with health figures."""
+"""``llm-rec index``: embeddings -> semantic IDs, with health figures, or all kinds of quantisers in one table."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Literal, assert_never, cast
+from dataclasses import asdict
+from typing import cast
 
-import numpy as np
-from jaxtyping import Float, Int64
-from torch import Tensor
-
-from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
-from llm_rec.codec import Plain, from_plain, to_plain
-from llm_rec.data import Catalog
-from llm_rec.errors import ConfigError
-from llm_rec.progress import progress
-from llm_rec.recipes.code_versions import (
-    QUANTIZER_FILE,
-    STABILITY_FILE,
-    CodeVersion,
-    inputs_of,
-    read_version,
-    write_comparison,
-    write_slots,
-)
+from llm_rec.artifacts import read_json
+from llm_rec.recipes.code_versions import STABILITY_FILE
+from llm_rec.recipes.codes import Collisions, IndexJob, fit_quantizer, resolve, write_codes
+from llm_rec.recipes.compare_codes import KINDS, compare_kinds
 from llm_rec.recipes.console import facts, say
-from llm_rec.recipes.index_growth import GROWTH_FILE, HEALTH_FILE, Departed, grow_codes
-from llm_rec.recipes.material import CODES_FILE, CODES_KIND, open_store
+from llm_rec.recipes.index_growth import GROWTH_FILE
 from llm_rec.recipes.recipe import Recipe
 from llm_rec.recipes.workspace import Workspace
-from llm_rec.store import EmbeddingStore
-from semantic_ids.balanced import resolve_balanced
 from semantic_ids.code_table import CodeTable
-from semantic_ids.collisions import LastCosts, resolve_by_sinkhorn
-from semantic_ids.growth import CodeSlots
-from semantic_ids.health import CodeHealth, health
-from semantic_ids.quantizers import (
-    LibraryRQConfig,
-    MixtureOfCodesConfig,
-    PQConfig,
-    Quantizer,
-    QuantizerConfig,
-    RandomConfig,
-    RQKMeansConfig,
-    RQVAEConfig,
-    build_quantizer,
-)
+from semantic_ids.health import CodeHealth
 
-Collisions = Literal["share", "digit", "grid-digit", "sinkhorn", "sinkhorn+digit", "balanced", "balanced+digit"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexJob:
-    """Learn a quantiser on the embeddings of a workspace and write every item's codes."""
-
-    workspace: Path = Path("workspace")
-    """Folder that all verbs share."""
-    embeddings: str = "text"
-    """Which embeddings of the workspace."""
-    name: str = "rqvae"
-    """Name of the codes below workspace/codes."""
-    quantizer: QuantizerConfig = field(default_factory=RQVAEConfig)
-    """How vectors become codes; --preset chooses the kind."""
-    collisions: Collisions = "share"
-    """Items with equal codes: share them (ranking features), or tell them apart: by an extra digit (TIGER; GRID counts
-    from 1), by Sinkhorn on the last level (LC-Rec; some may remain), by moving all but the nearest to free codes of the
-    last level (balanced; some may remain), or on the last level first and by a digit then."""
-    grow: str | None = None
-    """Name of older codes: their items keep their codes, new items get codes by the same quantiser and rules. Name the
-    newest version: an older one does not know which codes were given after it."""
-    departed: Departed = "refuse"
-    """With grow, what happens when the catalog lost items: an error, or they leave and their codes stay reserved."""
-    migrate_from: str | None = None
-    """Name of older codes that these, learned anew, take the place of: a table from old to new codes is written."""
-    seed: int = 0
-    overwrite: bool = False
-    """Replace the codes of that name."""
-
-    def __post_init__(self) -> None:
-        way = self.collisions.removesuffix("+digit")
-        if isinstance(self.quantizer, RandomConfig) and way in ("sinkhorn", "balanced"):
-            raise ConfigError(f"random codes have no distances for {way} to choose by; set collisions share or digit")
-        if self.grow is not None and self.migrate_from is not None:
-            raise ConfigError("grow keeps the codes that are there, migrate_from learns new ones; set one of them")
-        if self.grow is not None and (self.quantizer, self.collisions, self.seed) != (RQVAEConfig(), "share", 0):
-            raise ConfigError(
-                "grow takes quantizer, collisions and seed from the codes it grows; leave them and --preset out"
-            )
-        if self.grow is None and self.departed != "refuse":
-            raise ConfigError("departed belongs to grow: name the codes to grow, or leave it out")
+__all__ = ["RECIPE", "Collisions", "IndexJob", "fit_quantizer", "resolve", "run"]
 
 
 def run(job: IndexJob) -> tuple[CodeTable, CodeHealth]:
     """Write ``workspace/codes/<name>`` and print its health; codes of the same settings that are there are kept."""
-    place = Workspace(job.workspace)
-    catalog = place.load_catalog()
-    store = open_store(place.embeddings(job.embeddings), catalog)
-    path = place.codes(job.name)
-    if job.grow is not None:
-        grow_codes(place, catalog, store, older=job.grow, name=job.name, departed=job.departed, overwrite=job.overwrite)
-    else:
-        older = None if job.migrate_from is None else read_version(place, job.migrate_from, catalog)
-        _learn(job, path, catalog, store, older)
-    figures = from_plain(CodeHealth, read_json(path / HEALTH_FILE))
-    say(facts(f"{path}", _shown(figures)))
+    made = write_codes(job)
+    path = Workspace(job.workspace).codes(job.name)
+    say(facts(f"{path}", _shown(made.figures)))
     for name in (GROWTH_FILE, STABILITY_FILE):
         if (path / name).is_file():
             say(facts(f"{path / name}", cast(dict[str, object], read_json(path / name))))
-    return CodeTable.load(path / CODES_FILE), figures
+    return made.table, made.figures
 
 
-def _learn(job: IndexJob, path: Path, catalog: Catalog, store: EmbeddingStore, older: CodeVersion | None) -> None:
-    """Write codes of a quantiser that is learned here, unless they are there; with what changed since `older`."""
-    settings: dict[str, Plain] = {
-        "quantizer": to_plain(job.quantizer, tagged=True),
-        "collisions": job.collisions,
-        "seed": job.seed,
-    }
-    history: dict[str, Plain] = {"version": 1, "lineage": []}
-    if older is not None:
-        older.require_some(older.slots_of(catalog))
-        settings["migrated_from"] = older.manifest.fingerprint
-        history = {"version": older.slots.version + 1, "lineage": older.lineage("learned anew")}
-    mark = fingerprint(CODES_KIND, settings, store.fingerprint)
-    if _is_there(path, mark):
-        return
-    inputs, checkpoint = inputs_of(catalog, store), path.with_name(f".{mark}.fit")
-    with write_artifact(
-        path,
-        kind=CODES_KIND,
-        fingerprint=mark,
-        inputs=inputs,
-        details={**settings, **history},
-        overwrite=job.overwrite,
-    ) as folder:
-        table = _fill(folder, job, store, {**settings, "inputs": to_plain(inputs)}, checkpoint=checkpoint)
-        write_slots(folder, CodeSlots.first(table, 1 if older is None else older.slots.version + 1), catalog.item_ids)
-        if older is not None:
-            write_comparison(folder, older, table, catalog)
-    checkpoint.unlink(missing_ok=True)
-
-
-def _is_there(path: Path, mark: str) -> bool:
-    return path.exists() and read_manifest(path, CODES_KIND).fingerprint == mark
-
-
-def _fill(
-    folder: Path, job: IndexJob, store: EmbeddingStore, details: Mapping[str, Plain], *, checkpoint: Path
-) -> CodeTable:
-    """Fit, encode, resolve collisions, measure, and write all of it into `folder`."""
-    quantizer = build_quantizer(job.quantizer, store.dim)
-    vectors = store.all()[1:]
-    fit_quantizer(quantizer, vectors, seed=job.seed, checkpoint=checkpoint)
-    semantic = CodeTable.from_codes(quantizer.encode(vectors), quantizer.codebook_sizes)
-    table = resolve(semantic, quantizer, vectors, job.collisions)
-    codes = table.items[:, : semantic.num_books].astype(np.int64)
-    figures = health(table, vectors=vectors, reconstructed=quantizer.decode(codes))
-    table.with_details(details).save(folder / CODES_FILE)
-    quantizer.save(folder / QUANTIZER_FILE)
-    write_json(folder / HEALTH_FILE, figures.to_plain())
-    return table
-
-
-def fit_quantizer(quantizer: Quantizer, vectors: np.ndarray, *, seed: int, checkpoint: Path | None) -> None:
-    """Fit behind a progress bar; with `checkpoint` a killed fit goes on."""
-    with progress("fit codebooks", None) as advance:
-        done = 0
-
-        def tell(step: int, total: int, figures: Mapping[str, float]) -> None:
-            nonlocal done
-            advance(step - done)
-            done = step
-
-        try:
-            quantizer.fit(vectors, seed=seed, checkpoint=checkpoint, progress=tell)
-        except ValueError as error:
-            raise ConfigError(f"quantizer: {error}") from error
-
-
-def resolve(table: CodeTable, quantizer: Quantizer, vectors: np.ndarray, how: Collisions) -> CodeTable:
-    """`table` with its collisions treated as `how` says."""
-    match how:
-        case "share":
-            return table
-        case "digit":
-            return table.with_digit()
-        case "grid-digit":
-            return table.with_digit("grid")
-        case "sinkhorn" | "sinkhorn+digit":
-            spread = resolve_by_sinkhorn(table, last_costs(table, quantizer, vectors)).table
-            return spread.with_digit() if how == "sinkhorn+digit" else spread
-        case "balanced" | "balanced+digit":
-            placed = resolve_balanced(table, last_costs(table, quantizer, vectors))
-            say(
-                f"{len(placed.moved):,} items moved to free codes, {len(placed.unplaced):,} found none and share theirs"
-            )
-            return placed.table.with_digit() if how == "balanced+digit" else placed.table
-        case _:
-            assert_never(how)
-
-
-def last_costs(table: CodeTable, quantizer: Quantizer, vectors: np.ndarray) -> LastCosts:
-    """How far each item is from every code of the last level, given its codes before in `table`."""
-    codes = table.items.astype(np.int64)
-
-    def costs(rows: Int64[np.ndarray, "colliding"]) -> Float[Tensor, "colliding last_codes"]:
-        return quantizer.last_costs(vectors[rows - 1], codes[rows - 1])  # item row r is the r-1-th vector
-
-    return costs
+def _run(job: IndexJob) -> None:
+    if job.compare:
+        compare_kinds(job)
+    else:
+        run(job)
 
 
 def _shown(figures: CodeHealth) -> dict[str, object]:
@@ -221,15 +47,8 @@ def _shown(figures: CodeHealth) -> dict[str, object]:
 
 RECIPE = Recipe(
     verb="index",
-    description="Turn embeddings into semantic IDs, with health figures over the whole catalog.",
+    description="Turn embeddings into semantic IDs, with health figures over the whole catalog, or compare all kinds.",
     job=IndexJob,
-    presets={
-        "rqvae": IndexJob(),
-        "moc": IndexJob(name="moc", quantizer=MixtureOfCodesConfig()),
-        "rqkmeans": IndexJob(name="rqkmeans", quantizer=RQKMeansConfig()),
-        "pq": IndexJob(name="pq", quantizer=PQConfig()),
-        "library-rq": IndexJob(name="library-rq", quantizer=LibraryRQConfig()),
-        "random": IndexJob(name="random", quantizer=RandomConfig()),
-    },
-    run=run,
+    presets={kind: IndexJob(name=kind, quantizer=quantizer) for kind, quantizer in KINDS.items()},
+    run=_run,
 )

@@ -3,14 +3,14 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 
 from semantic_ids.autoencoder import LossWeights, QuantizedAutoencoder
-from semantic_ids.codebooks import Quantized, reseed
+from semantic_ids.codebooks import Codebooks, Quantized, reseed
 from semantic_ids.files import Plain
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
 from semantic_ids.quantizers.protocol import FitLog, Progress
@@ -53,19 +53,44 @@ class FitConfig:
             raise ValueError(f"dead_fraction must be in [0, 1), got {self.dead_fraction}")
 
 
+@runtime_checkable
+class Objective(Protocol):
+    """A term of the loss that needs more than a batch of vectors. Also an `nn.Module`, whose buffers are kept in
+    checkpoints and are no part of the quantizer.
+    """
+
+    def prepare(self, codebooks: Codebooks, step: int) -> None:
+        """Called before every step after the warm-up; `step` counts from its end."""
+        ...
+
+    def __call__(
+        self, quantized: Quantized, codebooks: Codebooks, rows: Int64[Tensor, " batch"], step: int
+    ) -> Float[Tensor, ""]:
+        """The weighted term; `rows` are the places of the batch in the vectors that are fitted."""
+        ...
+
+
 class AutoencoderFit:
     """One fit in progress: model, optimiser, counts of used codes, and the figures noted so far."""
 
     def __init__(
-        self, model: QuantizedAutoencoder, config: FitConfig, weights: LossWeights, vectors: Vectors, seed: int
+        self,
+        model: QuantizedAutoencoder,
+        config: FitConfig,
+        weights: LossWeights,
+        vectors: Vectors,
+        seed: int,
+        objective: Objective | None = None,
     ) -> None:
         self.model, self.config, self.weights, self.vectors, self.seed = model, config, weights, vectors, seed
-        self.tables = model.bottleneck.tables
-        self.device = self.tables.device
+        self.objective = objective
+        self.tables = model.bottleneck.reseedable
+        self.device = next(model.parameters()).device
         decayed = [p for p in model.parameters() if p is not self.tables]
         self.optimiser = torch.optim.AdamW(decayed, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.optimiser.add_param_group({"params": [self.tables], "weight_decay": 0.0})
-        self.counts = torch.zeros(self.tables.shape[:2], device=self.device)
+        if self.tables is not None:
+            self.optimiser.add_param_group({"params": [self.tables], "weight_decay": 0.0})
+        self.counts = torch.zeros((0, 0) if self.tables is None else self.tables.shape[:2], device=self.device)
         self.sums = torch.zeros(4, device=self.device)
         self.history: list[dict[str, float]] = []
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
@@ -90,7 +115,8 @@ class AutoencoderFit:
         return FitLog(steps=self.config.steps, history=tuple(self.history), seconds=time.monotonic() - started)
 
     def _step(self, step: int) -> None:
-        rows = take(self.vectors, self._batch(step), self.device)
+        places = self._batch(step)
+        rows = take(self.vectors, places, self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(step)
         self.optimiser.zero_grad(set_to_none=True)
@@ -100,12 +126,18 @@ class AutoencoderFit:
             self.sums += torch.stack([reconstruction.detach()] * 2 + [torch.zeros_like(reconstruction.detach())] * 2)
             self.optimiser.step()
             return
+        if self.objective is not None:
+            self.objective.prepare(self.model.bottleneck, step - self.config.warmup_steps)
         parts, quantized = self.model(rows, self.weights)
-        torch.autograd.backward(parts.total)
+        total = parts.total
+        if self.objective is not None:
+            total = total + self.objective(quantized, self.model.bottleneck, places, step)
+        torch.autograd.backward(total)
         self.optimiser.step()
-        self.sums += torch.stack([parts.total, parts.reconstruction, parts.codebook, parts.commitment]).detach()
-        self._count(quantized.codes)
-        self._reseed(step, quantized)
+        self.sums += torch.stack([total, parts.reconstruction, parts.codebook, parts.commitment]).detach()
+        if self.tables is not None:
+            self._count(quantized.codes)
+            self._reseed(self.tables, step, quantized)
 
     def _batch(self, step: int) -> Int64[Tensor, " batch"]:
         """Rows of a step: epochs of permutations that are functions of (seed, epoch), so resuming needs no state."""
@@ -129,15 +161,15 @@ class AutoencoderFit:
         ones = torch.ones(codes.T.shape, device=self.device)
         self.counts.scatter_add_(1, codes.T, ones)  # whole numbers: exact in any order
 
-    def _reseed(self, step: int, quantized: Quantized) -> None:
+    def _reseed(self, tables: nn.Parameter, step: int, quantized: Quantized) -> None:
         since = step + 1 - self.config.warmup_steps
         if since % self.config.reseed_every or step >= 0.8 * self.config.steps:
             return
         fair = self.counts.sum(1, keepdim=True) / self.counts.shape[1]
         dead = self.counts < self.config.dead_fraction * fair
-        reseed(self.tables, quantized.inputs, dead, seeded(self.seed, _RESEED, step))
+        reseed(tables, quantized.inputs, dead, seeded(self.seed, _RESEED, step))
         for name in ("exp_avg", "exp_avg_sq"):
-            self.optimiser.state[self.tables][name].masked_fill_(dead.unsqueeze(2), 0)
+            self.optimiser.state[tables][name].masked_fill_(dead.unsqueeze(2), 0)
         self.counts.zero_()
 
     def _note(self, step: int) -> None:
@@ -154,6 +186,9 @@ class AutoencoderFit:
         for place, parameter in enumerate(self.model.parameters()):
             for name, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"optimiser.{place}.{name}"] = value
+        if self.objective is not None:
+            buffers = cast(nn.Module, self.objective).state_dict()
+            tensors |= {f"objective.{name}": value for name, value in buffers.items()}
         history = cast(list[Plain], [dict(entry) for entry in self.history])
         checkpoint.save({**tensors, "counts": self.counts, "sums": self.sums}, {"step": step, "history": history})
 
@@ -169,6 +204,10 @@ class AutoencoderFit:
             if state:
                 moved = {k: v if k == "step" else v.to(self.device) for k, v in state.items()}
                 self.optimiser.state[parameter].update(moved)
+        if self.objective is not None:
+            prefix = "objective."
+            buffers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            cast(nn.Module, self.objective).load_state_dict(buffers)
         self.counts.copy_(tensors["counts"])
         self.sums.copy_(tensors["sums"])
         self.history = cast(list[dict[str, float]], notes["history"])

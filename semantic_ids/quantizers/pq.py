@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import assert_never, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from semantic_ids.codebooks import gather_codewords
 from semantic_ids.kmeans import Init, kmeans, nearest, squared_distances
+from semantic_ids.quantizers.blocks import Blocks
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
+from semantic_ids.quantizers.opq import OPQConfig, check_width, learned_rotation
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.quantizers.saving import (
     QuantizerState,
@@ -34,7 +36,7 @@ class PQConfig:
     """Product quantisation (Jegou et al., 2011): `num_codebooks` blocks of near equal width, one codebook each.
 
     Books are unordered and, unlike those of Mixture-of-Codes, see different parts of the vector. `rotate` applies a
-    random rotation first, which spreads the variance over the blocks (it is not OPQ, which learns the rotation).
+    random rotation first, which spreads the variance over the blocks (`OPQConfig` learns the rotation).
     """
 
     num_codebooks: int = 4
@@ -53,19 +55,14 @@ class PQConfig:
 
 
 class ProductQuantizer:
-    """`tables` (books codes width): blocks narrower than `width` are filled up with zeros, which no distance sees."""
+    """`tables` (books codes width) of the blocks of a rotated vector."""
 
-    def __init__(self, config: PQConfig, input_dim: int, *, device: str = "cpu") -> None:
-        if input_dim < config.num_codebooks:
-            raise ValueError(f"vectors of width {input_dim} cannot be cut into {config.num_codebooks} blocks")
+    def __init__(self, config: PQConfig | OPQConfig, input_dim: int, *, device: str = "cpu") -> None:
         self.config, self._input_dim, self._device = config, input_dim, torch.device(device)
         self._state: dict[str, Tensor] | None = None
-        sizes = [len(block) for block in np.array_split(np.arange(input_dim), config.num_codebooks)]
-        place = torch.arange(max(sizes))
-        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
-        inside = place < torch.tensor(sizes).unsqueeze(1)
-        self._inside = inside.flatten().nonzero().flatten().to(self._device)  # where input column j lies in the blocks
-        self._columns = torch.where(inside, starts.unsqueeze(1) + place, input_dim).to(self._device)
+        self._cut = Blocks(input_dim, config.num_codebooks, self._device)
+        if isinstance(config, OPQConfig):
+            check_width(config, input_dim)
 
     @property
     def input_dim(self) -> int:
@@ -87,10 +84,10 @@ class ProductQuantizer:
         started = time.monotonic()
         check_vectors(vectors, self.input_dim)
         kept = FitCheckpoint.of(checkpoint, plain_config(self.config), vectors, seed, str(self._device))
-        rotation = self._rotation(seed)
         rows = sample(vectors, self.config.sample_size, seeded(seed, _SAMPLE), self._device)
-        blocks = self._blocks(rows @ rotation)
         found = kept.load()
+        rotation = found[0]["rotation"].to(self._device) if found else self._rotation(rows, seed)
+        blocks = self._cut.split(rows @ rotation)
         tables = list(found[0]["tables"].to(self._device)) if found else []
         history = cast(list[dict[str, float]], found[1]["history"]) if found else []
         for book in range(self.config.num_codebooks):
@@ -104,7 +101,8 @@ class ProductQuantizer:
                 )
                 tables.append(block.centroids)
                 history.append({"step": float(book + 1), "inertia": block.inertia})
-                kept.save({"tables": torch.stack(tables)}, {"history": [dict(entry) for entry in history]})
+                state = {"tables": torch.stack(tables), "rotation": rotation}
+                kept.save(state, {"history": [dict(entry) for entry in history]})
             if progress is not None:
                 progress(book + 1, self.config.num_codebooks, history[book])
         self._state = {"tables": torch.stack(tables), "rotation": rotation}
@@ -119,7 +117,7 @@ class ProductQuantizer:
 
         def piece(part: Tensor) -> Tensor:
             chosen = gather_codewords(state["tables"], part)
-            return chosen.flatten(1)[:, self._inside] @ state["rotation"].T
+            return self._cut.join(chosen) @ state["rotation"].T
 
         return decode_in_chunks(codes, piece, self._device)
 
@@ -130,7 +128,7 @@ class ProductQuantizer:
         check_codes(codes, self.codebook_sizes)
         state = require_fitted(self._state, self.config)
         rows = take(vectors, torch.arange(len(vectors)), self._device) @ state["rotation"]
-        return squared_distances(self._blocks(rows)[:, -1], state["tables"][-1])
+        return squared_distances(self._cut.split(rows)[:, -1], state["tables"][-1])
 
     def save(self, path: Path) -> None:
         save_quantizer(path, self.config, self.input_dim, require_fitted(self._state, self.config))
@@ -141,15 +139,20 @@ class ProductQuantizer:
 
     def _encode(self, vectors: Tensor) -> Tensor:
         state = require_fitted(self._state, self.config)
-        blocks = self._blocks(vectors @ state["rotation"])
+        blocks = self._cut.split(vectors @ state["rotation"])
         return torch.stack([nearest(blocks[:, book], table) for book, table in enumerate(state["tables"])], 1)
 
-    def _blocks(self, vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch books width"]:
-        return torch.nn.functional.pad(vectors, (0, 1))[:, self._columns]
-
-    def _rotation(self, seed: int) -> Tensor:
-        if not self.config.rotate:
-            return torch.eye(self.input_dim, device=self._device)
-        draw = torch.randn(self.input_dim, self.input_dim, generator=seeded(seed, _SAMPLE, 1), dtype=torch.float64)
-        orthogonal: Tensor = torch.linalg.qr(draw).Q
-        return orthogonal.float().to(self._device)
+    def _rotation(self, rows: Tensor, seed: int) -> Float[Tensor, "dim dim"]:
+        match self.config:
+            case OPQConfig():
+                return learned_rotation(self.config, rows, seed)
+            case PQConfig(rotate=True):
+                draw = torch.randn(
+                    self.input_dim, self.input_dim, generator=seeded(seed, _SAMPLE, 1), dtype=torch.float64
+                )
+                orthogonal: Tensor = torch.linalg.qr(draw).Q
+                return orthogonal.float().to(self._device)
+            case PQConfig():
+                return torch.eye(self.input_dim, device=self._device)
+            case _:
+                assert_never(self.config)

@@ -36,7 +36,9 @@ class RQKMeansConfig:
     The decoded vector is the sum of the codewords, and its error falls with every level. `residual_norm` divides every
     residual by its length first, as GRID (arXiv 2507.22224) does: codewords then no longer add up to the input, and
     `decode` multiplies each level by the mean length it had in the fit (our choice). `balanced` caps the rows of a code
-    at each level of the fit, as OneRec does; encoding still takes the nearest code.
+    at each level of the fit at ceil(slack * rows / codes), as OneRec does (which states no algorithm that we know: the
+    assignment in rounds of `semantic_ids.kmeans.capped_assignment` is our choice). Encoding still takes the nearest
+    code, so that an item's codes depend on no other item.
 
     Seconds for 10^5 items, and hard to beat in neighbour overlap. Prefer `RQVAEConfig` where a learned latent space is
     the point, `PQConfig` where books shall be independent of each other.
@@ -46,6 +48,7 @@ class RQKMeansConfig:
     codebook_size: int = 256
     residual_norm: bool = False
     balanced: bool = False
+    slack: float = 1.0
     init: Init = "k-means++"
     iterations: int = 25
     sample_size: int = 262_144
@@ -57,6 +60,8 @@ class RQKMeansConfig:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if self.sample_size < self.codebook_size:
             raise ValueError(f"sample_size {self.sample_size} is smaller than codebook_size {self.codebook_size}")
+        if self.slack < 1:
+            raise ValueError(f"slack must be at least 1, where every row has a place; got {self.slack}")
         if self.beam_size < 1:
             raise ValueError(f"beam_size must be at least 1, got {self.beam_size}")
         if self.beam_size > 1 and self.residual_norm:
@@ -104,6 +109,7 @@ class ResidualKMeans:
                     iterations=self.config.iterations,
                     init=self.config.init,
                     balanced=self.config.balanced,
+                    slack=self.config.slack,
                 )
                 tables, lengths = [*tables, found.centroids], [*lengths, length]
                 history.append({"step": float(level + 1), "inertia": found.inertia})

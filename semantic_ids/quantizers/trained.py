@@ -1,121 +1,46 @@
-"""RQ-VAE and Mixture-of-Codes behind the one interface: the same network and fit around two kinds of codebooks."""
+"""Quantised autoencoders behind the one interface: the same network and fit around each kind of codebooks."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import TypeAlias, assert_never
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from semantic_ids.autoencoder import AutoencoderConfig, LossWeights, QuantizedAutoencoder
+from semantic_ids.autoencoder import LossWeights, QuantizedAutoencoder
 from semantic_ids.codebooks import Aggregate, ParallelCodebooks, ResidualCodebooks
-from semantic_ids.losses import Reduction
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
-from semantic_ids.quantizers.fitting import AutoencoderFit, FitConfig
+from semantic_ids.quantizers.fitting import AutoencoderFit, Objective
+from semantic_ids.quantizers.fsq import FiniteScalarCodebooks, FSQConfig
+from semantic_ids.quantizers.letter import LETTERConfig, LetterObjective, check_collaborative
+from semantic_ids.quantizers.lfq import EntropyObjective, LFQConfig, LookupFreeCodebooks
+from semantic_ids.quantizers.moc import MixtureOfCodesConfig
 from semantic_ids.quantizers.protocol import FitLog, Progress
+from semantic_ids.quantizers.rqvae import RQVAEConfig
 from semantic_ids.quantizers.saving import (
     QuantizerState,
     check_codes,
-    check_sizes,
     decode_in_chunks,
     encode_in_chunks,
     plain_config,
     require_fitted,
     save_quantizer,
 )
-from semantic_ids.vectors import Vectors, check_vectors, take
+from semantic_ids.quantizers.simvq import LinearCodebooks, SimVQConfig
+from semantic_ids.vectors import Vectors, check_vectors, fingerprint, take
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RQVAEConfig:
-    """Residual-quantised autoencoder: the codes of TIGER (arXiv 2305.05065), LC-Rec and LETTER; coarse to fine.
-
-    loss = reconstruction + sum_l ( |sg(r_l) - c_l|^2 + beta |r_l - sg(c_l)|^2 ), with beta on the commitment alone.
-    `reduction` "sum" adds over dimensions; under "mean" (LC-Rec, GRID) the same beta acts input_dim / latent_dim times
-    as strong beside the reconstruction. `books_reduction` "sum" is TIGER's, "mean" LC-Rec's. `beam_size` > 1 encodes
-    with that many candidates per row.
-
-    The widths are TIGER's. On 8,347 MiniLM product titles, 2,000 steps (about a minute of one core) use every code of
-    every level and keep .62 of the ten nearest neighbours; with one hidden layer of 256 and learning rate 1e-3 it is
-    .48, with residual k-means .46. Short fits need the warm-up: k-means of an untrained encoder is a bad start.
-
-    Prefer `RQKMeansConfig` for an answer in seconds, `MixtureOfCodesConfig` for unordered codes as ranking features.
-    """
-
-    num_codebooks: int = 3
-    codebook_size: int = 256
-    beta: float = 0.25
-    reduction: Reduction = "sum"
-    books_reduction: Reduction = "sum"
-    beam_size: int = 1
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
-
-    def __post_init__(self) -> None:
-        check_sizes(self.num_codebooks, self.codebook_size)
-        if self.beta < 0:
-            raise ValueError(f"beta must not be negative, got {self.beta}")
-        if self.beam_size < 1:
-            raise ValueError(f"beam_size must be at least 1, got {self.beam_size}")
-
-
-def _shallow() -> AutoencoderConfig:
-    """A deep encoder draws the latent vectors into clusters, and then all books are the same book."""
-    return AutoencoderConfig(hidden_dims=(256,), latent_dim=64)
-
-
-def _gentle() -> FitConfig:
-    return FitConfig(learning_rate=1e-3)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MixtureOfCodesConfig:
-    """Parallel codebooks on one latent vector (Mixture-of-Codes, arXiv 2410.09560): reconstruction from the published
-    description, since no code of the authors is public.
-
-    Every book quantises the same z; the mean of the codewords goes to one decoder (the published setting, and the
-    default here). Not established by what is published, hence our choices: beta, the sum over books, all sizes, and
-    everything below. `aggregate` "sum" or "concat", `decoder` "separate" (each book its own, reconstructions
-    averaged) and `projection` "linear" (a trained map of z per book) are ablations. `diversity_weight` > 0 adds
-    `semantic_ids.losses.error_correlation`, which makes the books err in different directions.
-
-    Independent books on one z are near copies unless something sets them apart, so look at the NMI between books in
-    `semantic_ids.health`: it warns above 0.8. With one book this is RQ-VAE with one level, code for code.
-    """
-
-    num_codebooks: int = 3
-    codebook_size: int = 256
-    beta: float = 0.25
-    reduction: Reduction = "sum"
-    books_reduction: Reduction = "sum"
-    aggregate: Aggregate = "mean"
-    decoder: Literal["shared", "separate"] = "shared"
-    projection: Literal["none", "linear"] = "none"
-    diversity_weight: float = 0.0
-    autoencoder: AutoencoderConfig = field(default_factory=_shallow)
-    fit: FitConfig = field(default_factory=_gentle)
-
-    def __post_init__(self) -> None:
-        check_sizes(self.num_codebooks, self.codebook_size)
-        if self.beta < 0:
-            raise ValueError(f"beta must not be negative, got {self.beta}")
-        if not 0 <= self.diversity_weight <= 1:
-            raise ValueError(
-                f"diversity_weight must be in [0, 1], where the books' loss is convex; got {self.diversity_weight}"
-            )
-        if self.decoder == "separate" and self.aggregate != "mean":
-            raise ValueError(
-                f"separate decoders average reconstructions; aggregate must stay 'mean', got {self.aggregate!r}"
-            )
+TrainedConfig: TypeAlias = RQVAEConfig | MixtureOfCodesConfig | SimVQConfig | FSQConfig | LFQConfig | LETTERConfig
 
 
 class AutoencoderQuantizer:
-    """Either of the two models above, fitted by optimiser steps."""
+    """A network of the union above, fitted by optimiser steps. `collaborative` vectors are LETTER's alone."""
 
-    def __init__(self, config: RQVAEConfig | MixtureOfCodesConfig, input_dim: int, *, device: str = "cpu") -> None:
+    def __init__(
+        self, config: TrainedConfig, input_dim: int, *, device: str = "cpu", collaborative: Vectors | None = None
+    ) -> None:
         self.config, self._input_dim, self._device = config, input_dim, torch.device(device)
+        self._collaborative = collaborative
         self._model: QuantizedAutoencoder | None = None
 
     @property
@@ -135,9 +60,14 @@ class AutoencoderQuantizer:
         self, vectors: Vectors, *, seed: int = 0, checkpoint: Path | None = None, progress: Progress | None = None
     ) -> FitLog:
         check_vectors(vectors, self.input_dim)
-        kept = FitCheckpoint.of(checkpoint, plain_config(self.config), vectors, seed, str(self._device))
+        objective = self._objective(len(vectors), seed)
+        identity = plain_config(self.config)
+        if self._collaborative is not None:
+            identity["collaborative"] = fingerprint(self._collaborative)
+        kept = FitCheckpoint.of(checkpoint, identity, vectors, seed, str(self._device))
         model = self._build(seed)
-        log = AutoencoderFit(model, self.config.fit, loss_weights(self.config), vectors, seed).run(kept, progress)
+        weights = loss_weights(self.config)
+        log = AutoencoderFit(model, self.config.fit, weights, vectors, seed, objective).run(kept, progress)
         self._model = model
         return log
 
@@ -172,28 +102,61 @@ class AutoencoderQuantizer:
             torch.manual_seed(seed)
             return build_autoencoder(self.config, self.input_dim).to(self._device)
 
+    def _objective(self, items: int, seed: int) -> Objective | None:
+        match self.config:
+            case LETTERConfig():
+                check_collaborative(self.config, self._collaborative, items)
+                return LetterObjective(self.config, self._collaborative, seed).to(self._device)
+            case LFQConfig():
+                return EntropyObjective(self.config)
+            case RQVAEConfig() | MixtureOfCodesConfig() | SimVQConfig() | FSQConfig():
+                return None
+            case _:
+                assert_never(self.config)
 
-def build_autoencoder(config: RQVAEConfig | MixtureOfCodesConfig, input_dim: int) -> QuantizedAutoencoder:
-    """The untrained network of a config. The encoder is drawn before the codebooks, so both kinds start from the same
+
+def build_autoencoder(config: TrainedConfig, input_dim: int) -> QuantizedAutoencoder:
+    """The untrained network of a config. The encoder is drawn before the codebooks, so all kinds start from the same
     one.
     """
-    sizes = (config.autoencoder.latent_dim, config.num_codebooks, config.codebook_size)
     state = torch.get_rng_state()
+    codebooks = build_codebooks(config)
+    torch.set_rng_state(state)
+    separate = isinstance(config, MixtureOfCodesConfig) and config.decoder == "separate"
+    return QuantizedAutoencoder(input_dim, config.autoencoder, codebooks, separate_decoders=separate)
+
+
+def build_codebooks(config: TrainedConfig) -> nn.Module:
+    """The bottleneck of a config."""
+    sizes = (config.autoencoder.latent_dim, config.num_codebooks, config.codebook_size)
     match config:
         case RQVAEConfig():
-            residual = ResidualCodebooks(*sizes, beam=config.beam_size)
-            torch.set_rng_state(state)
-            return QuantizedAutoencoder(input_dim, config.autoencoder, residual)
+            return ResidualCodebooks(*sizes, beam=config.beam_size)
+        case LETTERConfig():
+            return ResidualCodebooks(*sizes, balanced=True)
         case MixtureOfCodesConfig():
-            separate = config.decoder == "separate"
-            aggregate: Aggregate = "concat" if separate else config.aggregate
-            parallel = ParallelCodebooks(*sizes, aggregate=aggregate, projection=config.projection)
-            torch.set_rng_state(state)
-            return QuantizedAutoencoder(input_dim, config.autoencoder, parallel, separate_decoders=separate)
+            aggregate: Aggregate = "concat" if config.decoder == "separate" else config.aggregate
+            return ParallelCodebooks(*sizes, aggregate=aggregate, projection=config.projection)
+        case SimVQConfig():
+            return LinearCodebooks(*sizes, frozen=config.frozen)
+        case FSQConfig():
+            return FiniteScalarCodebooks(config.autoencoder.latent_dim, config.num_codebooks, config.scalar_levels)
+        case LFQConfig():
+            return LookupFreeCodebooks(*sizes)
         case _:
             assert_never(config)
 
 
-def loss_weights(config: RQVAEConfig | MixtureOfCodesConfig) -> LossWeights:
-    diversity = config.diversity_weight if isinstance(config, MixtureOfCodesConfig) else 0.0
-    return LossWeights(config.beta, config.reduction, config.books_reduction, diversity)
+def loss_weights(config: TrainedConfig) -> LossWeights:
+    """How the terms of a config add up; scalar codes have no codewords that a loss could move."""
+    match config:
+        case RQVAEConfig() | SimVQConfig() | LETTERConfig():
+            return LossWeights(config.beta, config.reduction, config.books_reduction)
+        case MixtureOfCodesConfig():
+            return LossWeights(config.beta, config.reduction, config.books_reduction, config.diversity_weight)
+        case LFQConfig():
+            return LossWeights(config.beta, config.reduction, "mean", codebook=0.0)
+        case FSQConfig():
+            return LossWeights(0.0, config.reduction, "mean", codebook=0.0)
+        case _:
+            assert_never(config)

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 
 from llm_rec.cli import main
+from llm_rec.data import leave_one_out
 from llm_rec.data.synthetic import PlantedWorld, planted_world
+from llm_rec.errors import ConfigError
+from llm_rec.recipes.encode import EncodeJob
 from llm_rec.recipes.runs import load_targets
 from llm_rec.report.report import Comparison, Report
 from llm_rec.serving.recommender import Recommender
+from llm_rec.store import EmbeddingStore
 from semantic_ids.code_table import CodeTable
 
 BOOKS = ("--quantizer.num-codebooks", "2", "--quantizer.codebook-size", "4")
@@ -351,3 +355,25 @@ def test_overwrite_starts_a_run_again(job: Job) -> None:
     assert job("train", *TRAIN["sasrec"], "--name", "again", "--seed", "3").code == 2
     assert job("train", *TRAIN["sasrec"], "--name", "again", "--seed", "3", "--overwrite").code == 0
     assert Report.load(folder).seeds == {"seed": 3}
+
+
+def test_item_vectors_of_a_run_are_embeddings_that_letter_aligns_codes_with(job: Job) -> None:
+    done = job("encode", "--preset", "run", "--run", "sasrec", "--name", "cf")
+    assert done.code == 0, done.err
+    recommender = Recommender.load(job.ws / "runs" / "sasrec" / "recommender")
+    seen = leave_one_out(recommender.log).train_counts > 0
+    found = EmbeddingStore.open(job.ws / "embeddings" / "cf").all()
+    assert np.array_equal(found[seen], recommender.item_vectors.numpy()[seen])
+    assert not found[~seen].any()
+    network = ("--quantizer.autoencoder.hidden-dims", "8", "--quantizer.code-clusters", "2", *BOOKS, *FIT)
+    words = ("index", "--preset", "letter", "--collaborative", "cf", *network, "--quantizer.autoencoder.latent-dim")
+    done = job(*words, "8")
+    assert done.code == 0, done.err
+    assert CodeTable.load(job.ws / "codes" / "letter" / "codes.safetensors").items.shape == (40, 2)
+    other = job(*words, "4", "--name", "narrow")
+    assert other.code == 2
+    assert "collaborative vectors are (40, 8), wanted (40, 4)" in other.err
+    missing = job("index", "--preset", "letter", "--name", "none", *network)
+    assert "`llm-rec encode --preset run --run RUN --name collaborative`" in missing.err
+    with pytest.raises(ConfigError, match="vectors of a run are taken as they are; transform and normalise belong to"):
+        EncodeJob(run="sasrec", transform="centre")

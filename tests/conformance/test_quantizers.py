@@ -13,14 +13,22 @@ from semantic_ids.code_table import CodeTable
 from semantic_ids.health import RedundantBooksWarning, health
 from semantic_ids.quantizers import (
     FitConfig,
+    FSQConfig,
+    GroupedRQConfig,
+    LETTERConfig,
+    LFQConfig,
     LibraryRQConfig,
     MixtureOfCodesConfig,
+    OPQConfig,
     PQConfig,
     RandomConfig,
     RQKMeansConfig,
     RQVAEConfig,
-    build_quantizer,
+    SimVQConfig,
     load_quantizer,
+)
+from semantic_ids.quantizers import (
+    build_quantizer as build_any,
 )
 
 DIM, SIZE = 12, 8
@@ -34,14 +42,24 @@ CONFIGS = [
     MixtureOfCodesConfig(**TRAINED, decoder="separate", diversity_weight=0.5),
     MixtureOfCodesConfig(**TRAINED, aggregate="concat", projection="linear"),
     RQKMeansConfig(codebook_size=SIZE),
-    RQKMeansConfig(codebook_size=SIZE, residual_norm=True, balanced=True),
+    RQKMeansConfig(codebook_size=SIZE, residual_norm=True, balanced=True, slack=1.2),
     PQConfig(codebook_size=SIZE, num_codebooks=5),
     PQConfig(codebook_size=SIZE, rotate=True),
+    OPQConfig(codebook_size=SIZE, rotation_iterations=5),
+    GroupedRQConfig(codebook_size=SIZE),
     LibraryRQConfig(codebook_size=SIZE, steps=40, batch_size=64, checkpoint_every=10),
+    SimVQConfig(**TRAINED),
+    SimVQConfig(**TRAINED, frozen="normal"),
+    FSQConfig(**TRAINED),
+    FSQConfig(**{**TRAINED, "codebook_size": 12}, levels=(4, 3)),
+    LFQConfig(**TRAINED),
+    LETTERConfig(**TRAINED, code_clusters=3, cluster_every=7),
     RandomConfig(codebook_size=SIZE),
 ]
+TRAINED_CONFIGS = RQVAEConfig | MixtureOfCodesConfig | SimVQConfig | FSQConfig | LFQConfig | LETTERConfig
 NAMES = [f"{type(config).__name__}-{place}" for place, config in enumerate(CONFIGS)]
-LEARNED = [config for config in CONFIGS if not isinstance(config, RandomConfig)]
+RANDOM_STARTS = (SimVQConfig(**TRAINED, frozen="normal"), RandomConfig(codebook_size=SIZE))  # may leave codes unused
+LEARNED = {name: config for name, config in zip(NAMES, CONFIGS, strict=True) if config not in RANDOM_STARTS}
 
 
 def planted(items=400, seed=0):
@@ -53,6 +71,13 @@ def planted(items=400, seed=0):
 
 
 VECTORS = planted()
+COLLABORATIVE = np.random.default_rng(1).normal(size=(400, 8)).astype(np.float32)
+
+
+def build_quantizer(config, dim, **options):
+    """With collaborative vectors for the one kind that takes them."""
+    extra = {"collaborative": COLLABORATIVE} if isinstance(config, LETTERConfig) else {}
+    return build_any(config, dim, **options, **extra)
 
 
 @cache
@@ -133,9 +158,9 @@ def test_a_fit_killed_anywhere_goes_on_to_the_same_bits(config, tmp_path):
         assert np.array_equal(quantizer.decode(codes), straight.decode(codes))
 
 
-@pytest.mark.parametrize("config", LEARNED, ids=NAMES[:-1])
+@pytest.mark.parametrize("config", LEARNED.values(), ids=LEARNED)
 def test_codes_use_their_books_and_keep_neighbours_far_better_than_a_random_hash(config):
-    if isinstance(config, RQVAEConfig | MixtureOfCodesConfig):
+    if isinstance(config, TRAINED_CONFIGS):
         config = replace(config, fit=replace(FIT, steps=500, warmup_steps=150, reseed_every=25))
     quantizer, control = fitted(config)[0], fitted(RandomConfig(codebook_size=SIZE))[0]
 
@@ -148,7 +173,7 @@ def test_codes_use_their_books_and_keep_neighbours_far_better_than_a_random_hash
 
     learned, random = figures(quantizer), figures(control)
     assert min(learned.usage) >= 0.75
-    assert learned.perplexity[0] >= 0.6 * SIZE
+    assert learned.perplexity[0] >= 0.6 * config.codebook_size
     assert learned.neighbour_overlap > 4 * random.neighbour_overlap
     assert learned.reconstruction_relative < 0.5
     assert random.reconstruction_relative == pytest.approx(1, abs=1e-3)
@@ -203,9 +228,9 @@ def test_wrong_input_is_named(config, tmp_path):
     with pytest.raises(ValueError, match="row 7 of the vectors is not finite"):
         fresh.fit(broken)
     quantizer = fitted(config)[0]
-    books = len(quantizer.codebook_sizes)
-    with pytest.raises(ValueError, match=f"row 0, book 0: code {SIZE} is not in 0..{SIZE - 1}"):
-        quantizer.decode(np.full((1, books), SIZE))
+    books, size = len(quantizer.codebook_sizes), config.codebook_size
+    with pytest.raises(ValueError, match=f"row 0, book 0: code {size} is not in 0..{size - 1}"):
+        quantizer.decode(np.full((1, books), size))
     with pytest.raises(ValueError, match=f"codes have {books + 1} columns but the quantizer has {books} books"):
         quantizer.decode(np.zeros((1, books + 1), dtype=np.int64))
     with pytest.raises(ValueError, match="num_codebooks must be at least 1, got 0"):
