@@ -122,7 +122,7 @@ def score_all(
     whatever the width of a search would have to be."""
     encoded = model.encode(history, users)
     rows = torch.arange(model.num_items + 1, device=model.device)
-    parts = [model.log_likelihood(encoded, some.expand(len(history), -1)) for some in rows.split(chunk)]
+    parts = [model.log_likelihood(encoded, some.expand(len(history), -1)) for some in torch.split(rows, chunk)]
     return torch.cat(parts, 1)
 
 

@@ -6,7 +6,7 @@ of token and position vectors; the stacks here take vectors and give vectors.
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -63,15 +63,12 @@ class T5Network(nn.Module):
                 num_heads=config.num_heads,
                 dropout_rate=config.dropout,
                 feed_forward_proj=config.feed_forward,
-                decoder_start_token_id=0,
-                attn_implementation="eager",  # takes masks as they are added to attention
             )
         )
         self.tokens: nn.Embedding = built.shared
         self.encoder: nn.Module = built.encoder
         self.decoder: nn.Module = built.decoder
-        for stack in (self.encoder, self.decoder):
-            stack.embed_tokens = None  # the stacks get vectors; one table, one name in files
+        del built.encoder.embed_tokens, built.decoder.embed_tokens  # stacks get vectors; one table, one name in files
         words = signature(type(built.decoder).forward).parameters
         self.cache_word = "cache" if "cache" in words else "past_key_values"  # transformers changed the word in 5.24
 
@@ -118,7 +115,8 @@ class Decoding:
     def take(self, rows: Int64[Tensor, "new_rows"], *, within_histories: bool) -> None:
         """Go on with these rows, in this order. `within_histories`: new row i reads the same history as row i did, so
         that what is kept of the histories, by far the larger part, stays where it is."""
-        self._cache.self_attention_cache.reorder_cache(rows)
+        places = cast(torch.LongTensor, rows)
+        self._cache.self_attention_cache.reorder_cache(places)
         if not within_histories:
-            self._cache.cross_attention_cache.reorder_cache(rows)
+            self._cache.cross_attention_cache.reorder_cache(places)
             self._encoded = Encoded(*(part.index_select(0, rows) for part in self._encoded))
