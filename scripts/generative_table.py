@@ -47,6 +47,7 @@ ITEMS: dict[str, ItemsConfig] = {
 QUICK = (TUNED, MASKED, TIGER, MODERN, HYBRID, "codes (prefixes)")
 PAIRS = [(TIGER, TUNED), (MODERN, TUNED), (MODERN, TIGER), (HYBRID, MODERN), (HYBRID, MASKED), (MASKED, TUNED)]
 LIGHT = T5ShapeConfig(dim=64, num_layers=2, num_decoder_layers=2, num_heads=4, head_dim=16, feed_forward_dim=256)
+TINY = T5ShapeConfig(dim=32, num_layers=1, num_decoder_layers=1, num_heads=2, head_dim=16, feed_forward_dim=64)
 LIGHT_EPOCHS = 16
 
 
@@ -89,7 +90,7 @@ def sized(method: GenerativeMethodConfig, args: argparse.Namespace) -> Generativ
     """The recipe as `--config` and `--epochs` ask for it; the warm-up keeps its share of all epochs."""
     model, trainer = method.model, method.trainer
     if args.config == "light":
-        shape = replace(LIGHT, feed_forward=model.shape.feed_forward)
+        shape = replace(TINY if args.quick else LIGHT, feed_forward=model.shape.feed_forward)
         model = replace(model, shape=shape)
         warmup = round(trainer.warmup_steps * LIGHT_EPOCHS / trainer.epochs)
         trainer = replace(trainer, epochs=LIGHT_EPOCHS, warmup_steps=warmup, eval_every=2)

@@ -38,7 +38,12 @@ def material(codes):
 
 def method(**trainer):
     return GenerativeMethodConfig(
-        model=GenerativeConfig(shape=replace(SHAPE, num_layers=1, num_decoder_layers=1, dropout=0.0), num_users=0, head="level", positions=True),
+        model=GenerativeConfig(
+            shape=replace(SHAPE, num_layers=1, num_decoder_layers=1, dropout=0.0),
+            num_users=0,
+            head="level",
+            positions=True,
+        ),
         batches=GenerativeBatchConfig(batch_size=64),
         trainer=TrainerConfig(**{"epochs": 10, "learning_rate": 1e-2, "clip_norm": 1.0, "eval_every": 10, **trainer}),
         validation_targets=30,
