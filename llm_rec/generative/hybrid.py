@@ -8,8 +8,7 @@ over the candidates, and the score is
     weight * log softmax(dense) + (1 - weight) * log softmax(generative).
 
 So 0 ranks the candidates as the generative model does, 1 as the dense one does; `choose_weight` takes what ranks the
-validation targets best. LIGER (`facebookresearch/liger`) unites generated and cold candidates too, and ranks them by
-the dense score alone; the weight is our step beyond it.
+validation targets best. The sources, their sizes and the weight are our choice.
 """
 
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ WEIGHTS = tuple(step / 20 for step in range(21))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HybridConfig:
-    """How many candidates each side gives, and the weight of the dense score. All our choice."""
+    """How many candidates each side gives, and the weight of the dense score."""
 
     beams: int = 20
     dense: int = 20

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from llm_rec.codec import to_plain
 from llm_rec.data.splits import Split
@@ -81,6 +82,11 @@ def generative_phase(method: GenerativeMethodConfig, material: Material, seed: i
         },
         inputs=material.inputs,
     )
+
+
+def search_device(config: TrainerConfig) -> torch.device:
+    """Where a trained model searches: on the GPU it was trained on, since a search costs about what a step does."""
+    return torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
 
 
 def some_targets(split: Split, number: int | None) -> Split:

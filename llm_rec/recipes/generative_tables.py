@@ -89,7 +89,7 @@ class GenerativeRunner:
         if not isinstance(generative, GenerativeModel) or isinstance(dense, GenerativeModel):
             raise ConfigError(f"{row.name}: {row.generative!r} must be a generative row and {row.dense!r} must not")
         material = material_of(self.plain.out, self.plain.rows[row.generative].codes)
-        both = HybridRecommender(dense, generative, material.split.train_counts, row.search)
+        both = HybridRecommender(dense.to(generative.device), generative, material.split.train_counts, row.search)
         weight, values = choose_weight(both, some_targets(material.split, row.validation_targets))
         both.config = replace(row.search, weight=weight)
         columns: dict[str, Plain] = {"slice": "all"}

@@ -15,7 +15,7 @@ from llm_rec.generative.model import GenerativeModel
 from llm_rec.metrics.ranking import Retriever, per_target, rank_split
 from llm_rec.pad.model import PADConfig, PADModel, pad_negatives
 from llm_rec.pad.phases import PADTraining, pad_phases
-from llm_rec.recipes.generative import GenerativeMethodConfig, generative_phase
+from llm_rec.recipes.generative import GenerativeMethodConfig, generative_phase, search_device
 from llm_rec.recipes.material import Material
 from llm_rec.sequential.batches import BatchConfig, SequenceBatch, SequenceBatches
 from llm_rec.sequential.model import SequentialConfig, SequentialModel
@@ -89,7 +89,9 @@ def train_method(
         case PADMethodConfig():
             return _trained(_pad_phases(method, material, seed), folder, until, shared)
         case GenerativeMethodConfig():
-            return _trained([generative_phase(method, material, seed)], folder, until, shared)
+            trained = _trained([generative_phase(method, material, seed)], folder, until, shared)
+            trained.model.to(search_device(method.trainer))
+            return trained
         case _:
             assert_never(method)
 
