@@ -86,7 +86,7 @@ def test_the_paper_config_is_the_published_recipe(script: ModuleType) -> None:
     methods = {row.name: row.method for row in script.table_rows(args(script, "--config", "paper"))}
     assert methods[script.TIGER] == tiger()
     light = {row.name: row.method for row in script.table_rows(args(script))}[script.TIGER]
-    assert light.trainer.epochs == 16
+    assert light.trainer.epochs == 24
     assert light.trainer.warmup_steps / light.trainer.epochs == pytest.approx(10_000 / 390, rel=0.01)
     assert light.model.shape == script.LIGHT
 
