@@ -11,6 +11,7 @@ from llm_rec.data.splits import Split
 from llm_rec.errors import ConfigError
 from llm_rec.generative.batches import GenerativeBatch, GenerativeBatchConfig, GenerativeBatches
 from llm_rec.generative.model import GenerativeConfig, GenerativeModel, unique_codes
+from llm_rec.generative.rates import relative_rates
 from llm_rec.generative.task import NextCodesTask
 from llm_rec.metrics.lists import rank_lists
 from llm_rec.metrics.ranking import per_target
@@ -31,13 +32,15 @@ class GenerativeMethodConfig:
     """A model that writes the codes of the next item. Codes that items share get TIGER's digit.
 
     `validation_targets` is how many validation targets early stopping looks at, the same ones every time (None: all):
-    beam search for all of them may cost as much as an epoch.
+    beam search for all of them may cost as much as an epoch. `relative_rates` multiplies the learning rate by the size
+    of each tensor, as T5's optimiser does (`generative.rates`).
     """
 
     model: GenerativeConfig = field(default_factory=GenerativeConfig)
     batches: GenerativeBatchConfig = field(default_factory=GenerativeBatchConfig)
     trainer: TrainerConfig = field(default_factory=_trainer)
     validation_targets: int | None = None
+    relative_rates: bool = False
 
     def __post_init__(self) -> None:
         if self.batches.max_length != self.model.max_length:
@@ -75,10 +78,12 @@ def generative_phase(method: GenerativeMethodConfig, material: Material, seed: i
         source=lambda task: batches,
         trainer=replace(method.trainer, seed=seed),
         validate=validate if len(material.split.validation) else None,
+        groups=relative_rates if method.relative_rates else None,
         config={
             "model": to_plain(method.model),
             "batches": to_plain(method.batches),
             "validation_targets": method.validation_targets,
+            "relative_rates": method.relative_rates,
         },
         inputs=material.inputs,
     )

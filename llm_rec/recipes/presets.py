@@ -92,8 +92,9 @@ def tiger() -> GenerativeMethodConfig:
     """TIGER's recipe: its T5, 2,000 hashed user tokens, 20 items, batches of 256, learning rate .01 for 10,000 steps
     and 1 / sqrt(step) after; 390 epochs are its 200,000 steps on Amazon Beauty. For a GPU.
 
-    Our choices where no source says: Adam; gradients clipped at norm 1, because a re-implementer saw this schedule
-    become unstable; beams of 20; the weights that validation finds best, looked at every ten epochs.
+    Our choices where no source says: Adam with rates relative to the size of each tensor, because the schedule is that
+    of T5, whose optimiser has them; gradients clipped at norm 1, because a re-implementer saw this schedule become
+    unstable; beams of 20; the weights that validation finds best, looked at every ten epochs.
     """
     return GenerativeMethodConfig(
         model=GenerativeConfig(),
@@ -108,6 +109,7 @@ def tiger() -> GenerativeMethodConfig:
             eval_every=10,
         ),
         validation_targets=4096,
+        relative_rates=True,
     )
 
 
