@@ -85,9 +85,9 @@ def rank_split(
         _check_sizes(split, vectors, candidates)
         everything = vectors.detach().float().to(device or home)
         pool = Candidates.of(everything, None if candidates is None else torch.from_numpy(candidates))
-        order = np.argsort(_history_starts(split, targets)[1], kind="stable")  # short with short: little padding
+        order = np.argsort(history_starts(split, targets)[1], kind="stable")  # short with short: little padding
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        ranks = _SharedRanks(len(targets), top_k)
+        ranks = SharedRanks(len(targets), top_k)
         for chosen in track(batches[ranks.process :: ranks.processes], f"rank {part}"):
             events = targets[chosen]
             history = torch.from_numpy(history_rows(split, events, retriever.max_length))
@@ -123,7 +123,7 @@ def history_rows(
     split: Split, events: Int64[np.ndarray, "batch"], max_length: int
 ) -> Int64[np.ndarray, "batch length"]:
     """The last `max_length` item rows before each event of a log, oldest first, right padded to the longest (>= 1)."""
-    lengths = np.minimum(_history_starts(split, events)[1], max_length)
+    lengths = np.minimum(history_starts(split, events)[1], max_length)
     steps = np.arange(max(int(lengths.max(initial=0)), 1))
     index = (events - lengths)[:, None] + steps
     real = steps < lengths[:, None]
@@ -185,7 +185,7 @@ def _check_sizes(
         )
 
 
-def _history_starts(
+def history_starts(
     split: Split, events: Int64[np.ndarray, "batch"]
 ) -> tuple[Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]]:
     """First event of each event's user, and how many events lie between."""
@@ -195,7 +195,7 @@ def _history_starts(
 
 def _seen_pairs(split: Split, events: Int64[np.ndarray, "batch"], pool: Candidates) -> Pairs:
     """(row of the batch, candidate position) of every distinct item seen before an event, without the event's own."""
-    starts, lengths = _history_starts(split, events)
+    starts, lengths = history_starts(split, events)
     users = np.repeat(np.arange(len(events)), lengths)
     within = np.arange(len(users)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     items = split.log.items[np.repeat(starts, lengths) + within]
@@ -208,7 +208,7 @@ def _seen_pairs(split: Split, events: Int64[np.ndarray, "batch"], pool: Candidat
     return Pairs(rows[places >= 0], places[places >= 0])
 
 
-class _SharedRanks:
+class SharedRanks:
     """Results of this process's batches, summed over processes at the end (each target is ranked by exactly one)."""
 
     def __init__(self, number: int, top_k: int) -> None:

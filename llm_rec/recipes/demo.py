@@ -7,6 +7,7 @@ from llm_rec.data.sources import MovieLensConfig, SourceConfig
 from llm_rec.encoders import EncoderConfig, SentenceEncoderConfig
 from llm_rec.recipes import data, encode, index, train
 from llm_rec.recipes.console import say
+from llm_rec.recipes.generative import GenerativeMethodConfig
 from llm_rec.recipes.material import MaterialConfig
 from llm_rec.recipes.methods import MethodConfig, PADMethodConfig, SequentialMethodConfig
 from llm_rec.recipes.presets import METHODS
@@ -68,6 +69,8 @@ def _small(method: MethodConfig, job: DemoJob) -> MethodConfig:
     def short(trainer: TrainerConfig) -> TrainerConfig:
         return replace(trainer, epochs=min(trainer.epochs, job.epochs))
 
+    if isinstance(method, GenerativeMethodConfig):
+        return replace(method, trainer=short(method.trainer))
     negatives = method.negatives
     if isinstance(negatives, SharedNegativesConfig):
         negatives = replace(negatives, number=min(negatives.number, job.negatives))

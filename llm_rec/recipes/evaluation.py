@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float64, Int64
 
 from llm_rec.data.splits import Split
 from llm_rec.errors import ConfigError
-from llm_rec.metrics.ranking import Part, Retriever, coverage, per_target, rank_split
+from llm_rec.metrics.lists import ListRecommender, rank_lists
+from llm_rec.metrics.ranking import Part, Ranks, Retriever, coverage, per_target, rank_split
 from llm_rec.metrics.slices import target_slices
 from llm_rec.metrics.summary import SliceSummary, summarise
 from llm_rec.recipes.material import Material
@@ -31,6 +32,7 @@ class EvaluationConfig:
             raise ConfigError("buckets, samples and batch_size must be at least 1")
 
 
+LISTS_AT_ONCE = 64  # users whose lists are made together: beam search keeps keys and values for every beam
 AMONG_UNSEEN = "among_unseen"  # a slice of its own: unseen targets ranked among the unseen items alone
 
 
@@ -49,24 +51,46 @@ class Evaluation:
     coverage: float  # of the catalog, by the first ks[-1] recommendations
 
 
-def evaluate(retriever: Retriever, material: Material, part: Part, config: EvaluationConfig) -> Evaluation:
-    """Rank every target of `part` by full ranking; the unseen ones among themselves too."""
+def evaluate(
+    recommender: Retriever | ListRecommender, material: Material, part: Part, config: EvaluationConfig
+) -> Evaluation:
+    """Rank every target of `part` by full ranking; the unseen ones among themselves too.
+
+    A `ListRecommender` is asked for its best items instead, as deep as the deepest cut; what is not among them is a
+    miss, and there is no ranking of unseen items among themselves.
+    """
     split = material.split
     events = split.validation if part == "validation" else split.test
     if not len(events):
         raise ConfigError(f"the split has no {part} targets; choose another split")
     deepest = max(config.ks)
-    ranks = rank_split(
-        retriever, split, part, exclude_seen=config.exclude_seen, batch_size=config.batch_size, top_k=deepest
-    )
+    ranks = _ranks(recommender, split, part, config)
     targets = split.log.items[events]
     metrics = per_target(ranks, config.ks)
     slices = target_slices(targets, split.train_counts, material.buckets(config.buckets))
     recommended = ranks.recommended
     share = 0.0 if recommended is None else coverage(recommended, split.num_items, deepest)
     summary = summarise(metrics, slices, samples=config.samples)
-    among = _among_unseen(retriever, split, part, events[slices["unseen"]], config)
+    among = None
+    if isinstance(recommender, Retriever):
+        among = _among_unseen(recommender, split, part, events[slices["unseen"]], config)
     return Evaluation(targets, metrics, slices, summary if among is None else {**summary, AMONG_UNSEEN: among}, share)
+
+
+def _ranks(recommender: Retriever | ListRecommender, split: Split, part: Part, config: EvaluationConfig) -> Ranks:
+    deepest = max(config.ks)
+    if isinstance(recommender, Retriever):
+        return rank_split(
+            recommender, split, part, exclude_seen=config.exclude_seen, batch_size=config.batch_size, top_k=deepest
+        )
+    return rank_lists(
+        recommender,
+        split,
+        part,
+        k=deepest,
+        exclude_seen=config.exclude_seen,
+        batch_size=min(config.batch_size, LISTS_AT_ONCE),
+    )
 
 
 def _among_unseen(

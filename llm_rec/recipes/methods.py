@@ -4,16 +4,18 @@ A method holds the model and how it is trained. The seed and the folder are argu
 method many times.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
 
 from llm_rec.codec import Plain, to_plain
 from llm_rec.errors import ConfigError, LlmRecError
+from llm_rec.generative.model import GenerativeModel
 from llm_rec.metrics.ranking import Retriever, per_target, rank_split
 from llm_rec.pad.model import PADConfig, PADModel, pad_negatives
 from llm_rec.pad.phases import PADTraining, pad_phases
+from llm_rec.recipes.generative import GenerativeMethodConfig, generative_phase, search_device
 from llm_rec.recipes.material import Material
 from llm_rec.sequential.batches import BatchConfig, SequenceBatch, SequenceBatches
 from llm_rec.sequential.model import SequentialConfig, SequentialModel
@@ -21,7 +23,7 @@ from llm_rec.sequential.negatives import NegativesConfig
 from llm_rec.sequential.task import LossConfig, NextItemTask, SampledSoftmaxConfig, usual_negatives
 from llm_rec.training.phases import Phase, run_phases
 from llm_rec.training.task import Task
-from llm_rec.training.trainer import TrainerConfig, TrainResult
+from llm_rec.training.trainer import BatchT, TrainerConfig, TrainResult
 
 
 def _trainer() -> TrainerConfig:
@@ -55,8 +57,8 @@ class PADMethodConfig:
         _check_length(self.batches, self.model.max_length)
 
 
-MethodConfig = SequentialMethodConfig | PADMethodConfig
-Model = SequentialModel | PADModel
+MethodConfig = SequentialMethodConfig | PADMethodConfig | GenerativeMethodConfig
+Model = SequentialModel | PADModel | GenerativeModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,22 +85,29 @@ def train_method(
     """
     match method:
         case SequentialMethodConfig():
-            phases = [_sequential_phase(method, material, seed)]
+            return _trained([_sequential_phase(method, material, seed)], folder, until, shared)
         case PADMethodConfig():
-            phases = _pad_phases(method, material, seed)
+            return _trained(_pad_phases(method, material, seed), folder, until, shared)
+        case GenerativeMethodConfig():
+            trained = _trained([generative_phase(method, material, seed)], folder, until, shared)
+            trained.model.to(search_device(method.trainer))
+            return trained
         case _:
             assert_never(method)
+
+
+def _trained(phases: Sequence[Phase[BatchT]], folder: Path | None, until: str | None, shared: Path | None) -> Trained:
     finished = run_phases([_readable(phase) for phase in phases], folder, until=until, shared=shared)
     module = finished[-1].task.module
-    if not isinstance(module, SequentialModel | PADModel):
+    if not isinstance(module, SequentialModel | PADModel | GenerativeModel):
         raise TypeError(f"the last phase trained a {type(module).__name__}, not a recommender")
     return Trained(module.eval(), {phase.name: phase.result for phase in finished})
 
 
-def _readable(phase: Phase[SequenceBatch]) -> Phase[SequenceBatch]:
+def _readable(phase: Phase[BatchT]) -> Phase[BatchT]:
     """The phase; what its settings make impossible to build is a `ConfigError`, as every wrong setting is."""
 
-    def build(previous: Task[SequenceBatch] | None) -> Task[SequenceBatch]:
+    def build(previous: Task[BatchT] | None) -> Task[BatchT]:
         try:
             return phase.build(previous)
         except LlmRecError:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llm_rec.data.splits import Split
 from llm_rec.errors import ConfigError
+from llm_rec.sequential.code_ngrams import NgramItemsConfig, count_pieces, piece_rows
 from llm_rec.sequential.protocols import ItemVectors
 from semantic_ids.fusion import (
     CodeEmbedding,
@@ -139,7 +140,7 @@ class MixedItemsConfig:
             raise ValueError("id_dropout and mask_unseen_ids need an id part; set id, or leave them off")
 
 
-ItemsConfig = IdItemsConfig | TextItemsConfig | CodeItemsConfig | MixedItemsConfig
+ItemsConfig = IdItemsConfig | TextItemsConfig | CodeItemsConfig | NgramItemsConfig | MixedItemsConfig
 
 
 def build_items(config: ItemsConfig, sources: ItemSources, dim: int) -> ItemVectors:
@@ -151,6 +152,8 @@ def build_items(config: ItemsConfig, sources: ItemSources, dim: int) -> ItemVect
             return TextItems(config, sources, dim)
         case CodeItemsConfig():
             return CodeItems(config, sources, dim)
+        case NgramItemsConfig():
+            return NgramItems(config, sources, dim)
         case MixedItemsConfig():
             return MixedItems(config, sources, dim)
         case _:
@@ -220,15 +223,12 @@ class CodeItems(nn.Module):
 
     def __init__(self, config: CodeItemsConfig, sources: ItemSources, dim: int) -> None:
         super().__init__()
-        if sources.codes is None or sources.codebook_sizes is None:
-            raise ConfigError(
-                "code items need codes; index the catalog and name them (--material.codes), or use id items"
-            )
+        codes, sizes = _codes_of(sources)
         self.dim = dim
-        books = len(sources.codebook_sizes)
+        books = len(sizes)
         real = torch.arange(sources.num_items + 1) > 0
-        self.register_buffer("codes", (sources.codes + 1) * real[:, None])  # 0 is padding in every book
-        self.embedding = CodeEmbedding(sources.codebook_sizes, dim, std=config.std)
+        self.register_buffer("codes", (codes + 1) * real[:, None])  # 0 is padding in every book
+        self.embedding = CodeEmbedding(sizes, dim, std=config.std)
         self.fusion = build_fusion(config.fusion, books, dim)
         self.pooling = CodePooling(config.pooling, books, dim)
 
@@ -242,6 +242,33 @@ class CodeItems(nn.Module):
     def _pool(self, rows: Int64[Tensor, "rows"]) -> Float[Tensor, "rows dim"]:
         vectors: Tensor = self.pooling(self.fusion(self.embedding(self.codes[rows])))
         return vectors * (rows != 0)[:, None]
+
+
+class NgramItems(nn.Module):
+    """Pooled vectors of the pieces of codes. The rows of the pieces are a buffer and travel with the weights."""
+
+    pieces: Tensor
+
+    def __init__(self, config: NgramItemsConfig, sources: ItemSources, dim: int) -> None:
+        super().__init__()
+        codes, sizes = _codes_of(sources)
+        self.dim = dim
+        number = count_pieces(config, len(sizes))
+        real = torch.arange(sources.num_items + 1) > 0
+        self.register_buffer("pieces", (piece_rows(codes, config) + 1) * real[:, None])  # 0 is padding
+        self.embedding = CodeEmbedding((config.num_rows,) * number, dim, std=config.std)
+        self.pooling = CodePooling(config.pooling, number, dim)
+
+    def forward(self, rows: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
+        distinct, place = distinct_rows(rows, len(self.pieces))
+        return F.embedding(place, self._pool(distinct))
+
+    def all(self) -> Float[Tensor, "items_plus_one dim"]:
+        return in_chunks(self._pool, len(self.pieces), self.pieces.device)
+
+    def _pool(self, rows: Int64[Tensor, "rows"]) -> Float[Tensor, "rows dim"]:
+        vectors: Tensor = self.pooling(self.embedding(self.pieces[rows]))
+        return vectors
 
 
 class MixedItems(nn.Module):
@@ -329,6 +356,12 @@ def in_chunks(
     if torch.is_grad_enabled():
         return compute(rows)
     return torch.cat([compute(chunk) for chunk in torch.split(rows, ROWS_AT_A_TIME)])
+
+
+def _codes_of(sources: ItemSources) -> tuple[Int64[Tensor, "items_plus_one books"], tuple[int, ...]]:
+    if sources.codes is None or sources.codebook_sizes is None:
+        raise ConfigError("code items need codes; index the catalog and name them (--material.codes), or use id items")
+    return sources.codes, sources.codebook_sizes
 
 
 def _known_items(sources: ItemSources) -> Bool[Tensor, "items_plus_one"]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -11,20 +12,25 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from llm_rec.artifacts import fingerprint, read_manifest, write_artifact
+from llm_rec.codec import Plain
 from llm_rec.data import Catalog, Interactions
+from llm_rec.data.user_keys import NO_USER, user_keys
 from llm_rec.errors import ArtifactError, DataError
+from llm_rec.generative.model import GenerativeModel
 from llm_rec.metrics.exact import Best, Candidates, Pairs, best_items
 from llm_rec.pad.model import PADModel
 from llm_rec.sequential.model import SequentialModel
 
 KIND = "recommender"
 _HISTORIES_AT_ONCE = 256
-Model = SequentialModel | PADModel
+_LISTS_AT_ONCE = 64  # beam search keeps keys and values for every beam
+Model = SequentialModel | PADModel | GenerativeModel
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One recommended item: its raw id, its text, and the inner product that ranked it."""
+    """One recommended item: its raw id, its text, and the score that ranked it: an inner product, or the log
+    probability of its codes."""
 
     item: str
     text: str
@@ -34,21 +40,22 @@ class Recommendation:
 class Recommender:
     """Top-k items for raw histories, or for known users when the log was kept.
 
-    `recommend` needs neither the text encoder nor the training data: item vectors are computed once, here.
+    `recommend` needs neither the text encoder nor the training data: item vectors are computed once, here. A generative
+    model has none (`item_vectors` is None); it searches its codes instead.
     """
 
     def __init__(self, model: Model, catalog: Catalog, log: Interactions | None = None) -> None:
         self.model = model.eval()
         self.catalog = catalog
         self.log = log
-        with torch.no_grad():
-            self.item_vectors: Float[Tensor, "items_plus_one width"] = model.item_vectors()
-        if len(self.item_vectors) != len(catalog) + 1:
+        self.item_vectors = _item_vectors(model)
+        known = model.num_items if self.item_vectors is None else len(self.item_vectors) - 1
+        if known != len(catalog):
             raise ArtifactError(
-                f"the model knows {len(self.item_vectors) - 1} items but the catalog has {len(catalog)}; "
+                f"the model knows {known} items but the catalog has {len(catalog)}; "
                 "use the catalog the model was trained on"
             )
-        self._candidates = Candidates.of(self.item_vectors)
+        self._candidates = None if self.item_vectors is None else Candidates.of(self.item_vectors)
         self._user_row = {user: row for row, user in enumerate(log.user_ids)} if log is not None else {}
 
     def recommend(
@@ -66,32 +73,56 @@ class Recommender:
         if (history is None) == (user is None):
             raise DataError("pass either a history of item ids or a user id, not both and not neither")
         rows = self._known_rows(history) if history is not None else self._user_history(user)
-        return self.recommend_rows([rows], k=k, exclude_seen=exclude_seen)[0]
+        return self.recommend_rows([rows], users=None if user is None else [str(user)], k=k, exclude_seen=exclude_seen)[
+            0
+        ]
 
     def recommend_rows(
-        self, histories: Sequence[Int64[np.ndarray, "_"]], *, k: int = 10, exclude_seen: bool = True
+        self,
+        histories: Sequence[Int64[np.ndarray, "_"]],
+        *,
+        users: Sequence[str] | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
     ) -> list[list[Recommendation]]:
         """`recommend` for many histories of item rows at once; equal scores in the order of the catalog.
 
-        Memory grows neither with the number of histories nor with that of items: see `metrics.exact.best_items`.
+        `users` are raw ids, for models that know something of users beside their histories. Memory grows neither with
+        the number of histories nor with that of items: see `metrics.exact.best_items`.
         """
         if k < 1:
             raise DataError(f"k must be at least 1, got {k}")
+        if users is not None and len(users) != len(histories):
+            raise DataError(f"{len(users)} users were given for {len(histories)} histories; give one for each, or none")
         self._require_rows(histories)
-        found: list[list[Recommendation]] = []
-        for start in range(0, len(histories), _HISTORIES_AT_ONCE):
-            some = histories[start : start + _HISTORIES_AT_ONCE]
-            seen = self._pairs(some) if exclude_seen else None
-            best = best_items(self._user_vectors(some), self._candidates, min(k, len(self.catalog)), seen=seen)
-            found += self._items(best)
+        keys = np.full(len(histories), NO_USER, dtype=np.int64) if users is None else user_keys(users)
+        k, found = min(k, len(self.catalog)), list[list[Recommendation]]()
+        at_once = _LISTS_AT_ONCE if isinstance(self.model, GenerativeModel) else _HISTORIES_AT_ONCE
+        for start in range(0, len(histories), at_once):
+            chosen = slice(start, start + at_once)
+            found += self._items(self._best(histories[chosen], keys[chosen], k, exclude_seen=exclude_seen))
         return found
 
+    def _best(
+        self, some: Sequence[Int64[np.ndarray, "_"]], keys: Int64[np.ndarray, "users"], k: int, *, exclude_seen: bool
+    ) -> Best:
+        if isinstance(self.model, GenerativeModel):
+            device = self.model.device
+            seen = torch.from_numpy(_padded(some)).to(device) if exclude_seen else None
+            history = torch.from_numpy(_padded([history[-self.model.max_length :] for history in some])).to(device)
+            return self.model.recommend(history, torch.from_numpy(keys).to(device), seen, k)
+        pairs = self._pairs(some) if exclude_seen else None
+        return best_items(self._user_vectors(self.model, some), self._vectors()[1], k, seen=pairs)
+
     def similar_items(self, item: object, *, k: int = 10) -> list[Recommendation]:
-        """The `k` nearest items by cosine of the vectors that rank: what the model takes for alike."""
+        """The `k` nearest items by cosine of the vectors that rank: what the model takes for alike.
+
+        `DataError` for a generative model, which has no vectors of items.
+        """
         if k < 1:
             raise DataError(f"k must be at least 1, got {k}")
         row = self._known_rows([item])
-        unit = F.normalize(self.item_vectors.float(), dim=-1)
+        unit = F.normalize(self._vectors()[0].float(), dim=-1)
         best = best_items(
             unit[torch.from_numpy(row).to(unit.device)],
             Candidates.of(unit),
@@ -104,7 +135,7 @@ class Recommender:
         """Write model, catalog and (if there is one) log below `path`; `load` needs nothing else."""
         path = Path(path)
         name = fingerprint(KIND, self.catalog.fingerprint, self.log.fingerprint if self.log else "")
-        details = {"model": "pad" if isinstance(self.model, PADModel) else "sequential", "log": self.log is not None}
+        details: dict[str, Plain] = {"model": _kind(self.model), "log": self.log is not None}
         with write_artifact(
             path,
             kind=KIND,
@@ -127,18 +158,22 @@ class Recommender:
         log = Interactions.load(path / "interactions", catalog) if details.get("log") else None
         return cls(load_model(path / "model"), catalog, log)
 
-    def _user_vectors(self, histories: Sequence[Int64[np.ndarray, "_"]]) -> Float32[Tensor, "batch width"]:
-        recent = [history[-self.model.max_length :] for history in histories]
-        padded = np.zeros((len(recent), max([1, *map(len, recent)])), dtype=np.int64)
-        mask = np.arange(padded.shape[1]) < np.array([len(history) for history in recent])[:, None]
-        padded[mask] = np.concatenate(recent)
+    def _vectors(self) -> tuple[Float[Tensor, "items_plus_one width"], Candidates]:
+        if self.item_vectors is None or self._candidates is None:
+            raise DataError("a generative model has no item vectors; use a run of SASRec or PAD for similar items")
+        return self.item_vectors, self._candidates
+
+    def _user_vectors(
+        self, model: SequentialModel | PADModel, histories: Sequence[Int64[np.ndarray, "_"]]
+    ) -> Float32[Tensor, "batch width"]:
+        padded = _padded([history[-model.max_length :] for history in histories])
         with torch.no_grad():
-            return self.model.user_vectors(torch.from_numpy(padded).to(self.item_vectors.device)).float()
+            return model.user_vectors(torch.from_numpy(padded).to(self._vectors()[0].device)).float()
 
     def _pairs(self, histories: Sequence[Int64[np.ndarray, "_"]]) -> Pairs:
         """What each history holds, as positions among the candidates (item row - 1)."""
         owner = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-        device = self.item_vectors.device
+        device = self._vectors()[0].device
         return Pairs(torch.from_numpy(owner).to(device), torch.from_numpy(np.concatenate(histories)).to(device) - 1)
 
     def _items(self, best: Best) -> list[list[Recommendation]]:
@@ -181,6 +216,33 @@ class Recommender:
         return np.asarray(self.log.history(row))
 
 
+def _item_vectors(model: Model) -> Float[Tensor, "items_plus_one width"] | None:
+    if isinstance(model, GenerativeModel):
+        return None
+    with torch.no_grad():
+        return model.item_vectors()
+
+
+def _kind(model: Model) -> str:
+    match model:
+        case PADModel():
+            return "pad"
+        case SequentialModel():
+            return "sequential"
+        case GenerativeModel():
+            return "generative"
+        case _:
+            assert_never(model)
+
+
+def _padded(histories: Sequence[Int64[np.ndarray, "_"]]) -> Int64[np.ndarray, "batch length"]:
+    """Histories as rows, right padded with 0 to the longest (at least 1)."""
+    padded = np.zeros((len(histories), max([1, *map(len, histories)])), dtype=np.int64)
+    mask = np.arange(padded.shape[1]) < np.array([len(history) for history in histories])[:, None]
+    padded[mask] = np.concatenate(histories)
+    return padded
+
+
 def load_model(path: Path | str) -> Model:
     """The model at `path`, whichever of the trained kinds it is."""
     path = Path(path)
@@ -190,5 +252,7 @@ def load_model(path: Path | str) -> Model:
             return SequentialModel.from_pretrained(path)
         case "pad_model":
             return PADModel.from_pretrained(path)
+        case "generative_model":
+            return GenerativeModel.from_pretrained(path)
         case _:
             raise ArtifactError(f"{path} holds a {kind}, not a trained model")

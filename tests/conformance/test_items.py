@@ -7,6 +7,7 @@ import torch
 from llm_rec.codec import from_plain, to_plain
 from llm_rec.errors import ConfigError
 from llm_rec.sequential import items as items_module
+from llm_rec.sequential.code_ngrams import NgramItemsConfig
 from llm_rec.sequential.items import (
     CodeItemsConfig,
     IdItemsConfig,
@@ -28,6 +29,8 @@ CONFIGS = {
     "codes": CodeItemsConfig(),
     "codes_gate_concat": CodeItemsConfig(fusion=GateFusionConfig(), pooling="concat", std=0.5),
     "codes_mlp_mean": CodeItemsConfig(fusion=MLPFusionConfig(), pooling="mean", std=0.5),
+    "prefixes": NgramItemsConfig(num_rows=50, std=0.5),
+    "ngrams_concat": NgramItemsConfig(pieces="ngram", n=2, num_rows=50, pooling="concat", std=0.5),
     "mixed_all": MixedItemsConfig(codes=CodeItemsConfig(), combine="gate"),
     "mixed_text_codes": MixedItemsConfig(id=None, codes=CodeItemsConfig(), combine="concat"),
     "mixed_sum": MixedItemsConfig(id_dropout=0.5, mask_unseen_ids=True),

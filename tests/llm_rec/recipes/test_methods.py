@@ -10,8 +10,11 @@ import torch
 from llm_rec.data import leave_one_out
 from llm_rec.data.synthetic import planted_world
 from llm_rec.errors import ConfigError
+from llm_rec.generative.model import GenerativeModel
+from llm_rec.generative.t5 import T5ShapeConfig
 from llm_rec.pad.model import PADModel
 from llm_rec.recipes import methods
+from llm_rec.recipes.generative import GenerativeMethodConfig
 from llm_rec.recipes.material import Material
 from llm_rec.recipes.methods import (
     MethodConfig,
@@ -46,6 +49,12 @@ def quick(method: MethodConfig) -> MethodConfig:
             training = method.training
             phases = {n: replace(getattr(training, n), epochs=1) for n in ("pretrain", "align", "disentangle")}
             return replace(method, training=replace(training, **phases))
+        case GenerativeMethodConfig():
+            shape = T5ShapeConfig(
+                dim=8, num_layers=1, num_decoder_layers=1, num_heads=1, head_dim=8, feed_forward_dim=8
+            )
+            trainer = replace(method.trainer, epochs=1, eval_every=1)
+            return replace(method, trainer=trainer, model=replace(method.model, shape=shape))
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -59,10 +68,20 @@ def test_every_preset_trains_on_what_it_needs_alone_and_ranks(name: str, materia
     )
     trained = train_method(quick(METHODS[name]), own, seed=0)
     assert not trained.model.training
-    assert isinstance(trained.model, PADModel if name.startswith("pad") else SequentialModel)
+    kinds = {"pad": PADModel, "gen": GenerativeModel, "tig": GenerativeModel}
+    assert isinstance(trained.model, kinds.get(name[:3], SequentialModel))
+    if isinstance(trained.model, GenerativeModel):
+        assert trained.results["train"].best_value is not None
+        return
     metrics = validation_metrics(trained.model, own)
     assert set(metrics) == {f"{m}@{k}" for m in ("recall", "ndcg", "hit") for k in (5, 10, 20)} | {"mrr"}
     assert all(0 <= value <= 1 for value in metrics.values())
+
+
+def test_a_generative_method_asks_for_codes(material: Material) -> None:
+    bare = Material(material.catalog, material.split, None, None, {})
+    with pytest.raises(ConfigError, match="a generative method needs codes; index the catalog and name them"):
+        train_method(quick(METHODS["tiger"]), bare, seed=0)
 
 
 @pytest.mark.parametrize("name", ["sasrec-text", "pad"])

@@ -9,12 +9,17 @@ import torch
 from llm_rec.artifacts import read_json, write_json
 from llm_rec.data import leave_one_out
 from llm_rec.data.synthetic import PlantedWorld, planted_world
+from llm_rec.data.user_keys import user_keys
 from llm_rec.errors import ArtifactError, DataError
+from llm_rec.generative.model import GenerativeConfig, GenerativeModel
+from llm_rec.generative.search import score_all
+from llm_rec.generative.t5 import T5ShapeConfig
 from llm_rec.pad.model import PADConfig, PADModel
 from llm_rec.sequential.items import ItemSources
 from llm_rec.sequential.model import SequentialConfig, SequentialModel
 from llm_rec.sequential.sasrec import SASRecConfig
 from llm_rec.serving.recommender import Recommender, load_model
+from semantic_ids.code_table import CodeTable
 
 BACKBONE = SASRecConfig(num_layers=1, num_heads=1)
 MODELS = ("sequential", "pad")
@@ -175,3 +180,51 @@ def test_folders_that_hold_something_else_are_refused(recommender: Recommender, 
     write_json(tmp_path / "saved" / "manifest.json", {**manifest, "colour": "red"})
     with pytest.raises(ArtifactError, match=r"manifest.json: colour: unknown key"):
         Recommender.load(tmp_path / "saved")
+
+
+@pytest.fixture(scope="module")
+def writer(world: PlantedWorld) -> Recommender:
+    torch.manual_seed(0)
+    codes = CodeTable.from_codes(np.random.default_rng(0).integers(0, 4, (24, 2)), (4, 4)).with_digit()
+    shape = T5ShapeConfig(dim=8, num_layers=1, num_decoder_layers=1, num_heads=2, head_dim=4, feed_forward_dim=8)
+    config = GenerativeConfig(shape=shape, max_length=3, num_users=5, beams=24)
+    return Recommender(GenerativeModel(config, codes), world.catalog, world.log)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_lists_of_a_generative_model_are_those_of_scoring_every_item(
+    writer: Recommender, world: PlantedWorld, exclude_seen: bool
+) -> None:
+    for user in range(3):
+        history = np.asarray(world.log.history(user))
+        key = torch.from_numpy(user_keys([f"user-{user}"]))
+        scores = score_all(writer.model, torch.from_numpy(history[None].astype(np.int64)), key)[0]
+        hidden = {0, *history.tolist()} if exclude_seen else {0}
+        rows = [row for row in scores.argsort(descending=True).tolist() if row not in hidden][:5]
+        found = writer.recommend(user=f"user-{user}", k=5, exclude_seen=exclude_seen)
+        assert [item.item for item in found] == [f"item-{row}" for row in rows]
+        assert [item.score for item in found] == pytest.approx(scores[rows].tolist(), abs=1e-4)
+
+
+def test_a_generative_model_tells_users_apart_and_takes_histories_of_nobody(writer: Recommender) -> None:
+    histories = [np.array([1, 2]), np.array([1, 2]), np.array([], dtype=np.int64)]
+    one, other, _ = writer.recommend_rows(histories, users=["a", "b", "c"], k=24)
+    assert one != other
+    assert [item.item for item in writer.recommend(["item-1", "item-2"], k=24)]
+    with pytest.raises(DataError, match="2 users were given for 3 histories; give one for each, or none"):
+        writer.recommend_rows(histories, users=["a", "b"])
+
+
+def test_a_saved_generative_recommender_gives_the_same_lists(writer: Recommender, tmp_path: Path) -> None:
+    writer.save(tmp_path / "r")
+    again = Recommender.load(tmp_path / "r")
+    assert isinstance(again.model, GenerativeModel)
+    assert again.recommend(user="user-3", k=24) == writer.recommend(user="user-3", k=24)
+
+
+def test_a_generative_model_has_no_similar_items(writer: Recommender, world: PlantedWorld) -> None:
+    assert writer.item_vectors is None
+    with pytest.raises(DataError, match="a generative model has no item vectors; use a run of SASRec or PAD"):
+        writer.similar_items("item-1")
+    with pytest.raises(ArtifactError, match="the model knows 24 items but the catalog has 12"):
+        Recommender(writer.model, planted_world(10, 12, num_clusters=3).catalog)
