@@ -43,7 +43,8 @@ def co_interaction_lift(table: CodeTable, events: Events) -> tuple[float | None,
 
     Observed are pairs of different items in one user's events, each user's items counted once; expected is a pair of
     different items drawn with the same popularity (share of all such pairs' ends), so popular prefixes gain nothing.
-    About 1 for codes without meaning; None where no two items that are ever taken share a prefix, or all do.
+    About 1 for codes without meaning (but where prefixes are so long that only items with equal vectors share one: a
+    hash keeps those together too); None where no two items that are ever taken share a prefix, or all do.
     """
     users, items = _distinct(events)
     others = np.bincount(users)[users] - 1  # how many pairs this event is an end of
