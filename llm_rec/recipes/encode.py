@@ -62,6 +62,8 @@ class EncodeJob:
     def __post_init__(self) -> None:
         if self.run is not None and (self.transform != "none" or self.normalise):
             raise ConfigError("vectors of a run are taken as they are; transform and normalise belong to texts")
+        if self.run is not None and self.adapter is not None:
+            raise ConfigError("adapter belongs to a language model, and run names vectors of a run; set one of them")
         if (self.width is not None) != (self.transform in ("pca", "whiten")):
             raise ConfigError(f"width belongs to transform pca or whiten: set both or neither, got {self.transform}")
         if self.engine == "local" and self.ray != RayConfig():

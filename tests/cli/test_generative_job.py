@@ -60,6 +60,14 @@ def test_a_run_is_trained_once_evaluated_and_recommends(place: Workspace, capsys
     assert not seen & {item.item for item in recommender.recommend(user="user-3", k=24)}
 
 
+def test_codes_are_no_item_vectors(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    train(place)
+    with pytest.raises(SystemExit) as stopped:
+        main(["encode", "--workspace", str(place.root), "--preset", "run", "--run", "generative", "--name", "cf"])
+    assert stopped.value.code == 2
+    assert "a generative run writes codes and has no item vectors" in capsys.readouterr().err
+
+
 def test_tiger_is_a_preset_of_both_verbs(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(train_generative.RECIPE.presets) == {"generative", "tiger"}
     lines = []

@@ -377,3 +377,5 @@ def test_item_vectors_of_a_run_are_embeddings_that_letter_aligns_codes_with(job:
     assert "`llm-rec encode --preset run --run RUN --name collaborative`" in missing.err
     with pytest.raises(ConfigError, match="vectors of a run are taken as they are; transform and normalise belong to"):
         EncodeJob(run="sasrec", transform="centre")
+    with pytest.raises(ConfigError, match="run names vectors of a run; set one of them"):
+        EncodeJob(run="sasrec", adapter="tuned")
