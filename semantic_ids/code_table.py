@@ -56,7 +56,7 @@ class CodeTable:
     ) -> "CodeTable":
         """The table of N items from the (N, books) codes of `Quantizer.encode`, padding row added."""
         for extreme in (codes.min(initial=0), codes.max(initial=0)):
-            if not np.can_cast(np.min_scalar_type(extreme), np.int32):
+            if not np.iinfo(np.int32).min <= extreme <= np.iinfo(np.int32).max:
                 raise ValueError(f"code {extreme} does not fit 32 bits")
         rows = np.zeros((len(codes) + 1, codes.shape[1]), dtype=np.int32)
         rows[1:] = codes

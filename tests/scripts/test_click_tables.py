@@ -81,15 +81,15 @@ def read_tests(out: Path) -> set[tuple[str, str]]:
     return set(zip(tests.model, tests.baseline, strict=True))
 
 
-def test_the_best_of_four_settings_by_validation_gets_all_seeds_and_pfl_is_tested(
+def test_the_best_setting_by_validation_gets_all_seeds_and_pfl_is_tested(
     ipa: ModuleType, frappe: Path, tmp_path: Path
 ) -> None:
     rows = ["FM", "PFL", "DCNv2 (BARS setting)"]
     assert run(ipa, [frappe], tmp_path, "--seeds", "2", "--rows", *rows) == 0
     tuning = json.loads((tmp_path / "tuning.json").read_text())
-    for name in ("FM", "PFL"):
+    for name, number in {"FM": 2, "PFL": 3}.items():
         tried = {entry["candidate"]: entry["validation"] for entry in tuning["tried"] if entry["row"] == name}
-        assert len(tried) == 4
+        assert len(tried) == number
         assert tried[tuning["chosen"][name]] == max(tried.values())
     frame = read_table(tmp_path)
     assert set(frame.model) == set(rows)
@@ -99,19 +99,25 @@ def test_the_best_of_four_settings_by_validation_gets_all_seeds_and_pfl_is_teste
     assert "| DCNv2 (BARS, published) | 5 | 0.98382 ± 0.00043 |" in text
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
-    assert len(before) == 2 * (4 + 1) + 2  # seed 0 of the chosen is a cell of the tuning
+    assert len(before) == (2 + 1) + (3 + 1) + 2  # seed 0 of the chosen is a cell of the tuning
     assert run(ipa, [frappe], tmp_path, "--seeds", "2", "--rows", *rows) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == before
     assert (tmp_path / "table.md").read_text() == text
 
 
-def test_every_preset_builds_and_has_a_grid_of_four_settings(ipa: ModuleType, frappe: Path, tmp_path: Path) -> None:
+def test_every_preset_builds_and_is_tuned_by_dropout_where_it_has_any(
+    ipa: ModuleType, frappe: Path, tmp_path: Path
+) -> None:
     log = ClickLog.load(click_log(frappe, tmp_path))
     batch = next(ClickBatches(log, "train", ClickBatchConfig(batch_size=8)).epoch(1))
+    args = ipa.options().parse_args(["--data", str(frappe)])
     assert len(ipa.PRESETS) == sum(not name.startswith("multi_") for name in PRESETS)
     for name in ipa.PRESETS:
-        assert len(set(ipa.grid(name, 10))) == 4
-        model = build_click_model(ipa.method(ipa.preset(name, 10, 0.0), 0.0, None), log.schema)
+        points = ipa.grid(name, 10)
+        with_dropout = ipa.preset(name, 10, 0.4) != ipa.preset(name, 10, 0.0)
+        assert len(set(points)) == (3 if with_dropout else 2)
+        assert any(point.dropout for point in points) == with_dropout
+        model = build_click_model(ipa.method(ipa.preset(name, 10, 0.0), points[0], args), log.schema)
         assert torch.isfinite(model(batch)).all(), name
 
 
