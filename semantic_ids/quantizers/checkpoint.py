@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from semantic_ids.files import Plain, read_tensors, write_tensors
 from semantic_ids.vectors import Vectors, fingerprint
 
 _KIND = "fit_checkpoint"
+Begun: TypeAlias = tuple[dict[str, Tensor], dict[str, Plain]]
+"""Tensors and notes of a fit that was interrupted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +29,7 @@ class FitCheckpoint:
         identity: dict[str, Plain] = {"config": dict(config), "seed": seed, "device": device}
         return cls(path=path, identity={**identity, "vectors": fingerprint(vectors)} if path is not None else identity)
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Plain]] | None:
+    def load(self) -> Begun | None:
         """Tensors and notes of an earlier process, or None; `ValueError` when they belong to another fit."""
         if self.path is None or not Path(self.path).is_file():
             return None

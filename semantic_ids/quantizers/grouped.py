@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -12,14 +11,14 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from semantic_ids.codebooks import gather_codewords, residual_codes
-from semantic_ids.kmeans import Init, kmeans, nearest, squared_distances
+from semantic_ids.kmeans import Init, nearest, squared_distances
 from semantic_ids.quantizers.blocks import Blocks
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
+from semantic_ids.quantizers.kmeans_fit import KMeansFit, check_kmeans
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.quantizers.saving import (
     QuantizerState,
     check_codes,
-    check_sizes,
     decode_in_chunks,
     encode_in_chunks,
     plain_config,
@@ -48,15 +47,11 @@ class GroupedRQConfig:
     sample_size: int = 262_144
 
     def __post_init__(self) -> None:
-        check_sizes(self.num_codebooks, self.codebook_size)
+        check_kmeans(self)
         if self.num_groups < 1 or self.num_codebooks % self.num_groups:
             raise ValueError(
                 f"num_groups must divide num_codebooks, got {self.num_groups} groups of {self.num_codebooks} codebooks"
             )
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if self.sample_size < self.codebook_size:
-            raise ValueError(f"sample_size {self.sample_size} is smaller than codebook_size {self.codebook_size}")
 
 
 class GroupedResidual:
@@ -89,28 +84,17 @@ class GroupedResidual:
         kept = FitCheckpoint.of(checkpoint, plain_config(self.config), vectors, seed, str(self._device))
         rows = sample(vectors, self.config.sample_size, seeded(seed, _SAMPLE), self._device)
         residual = list(self._cut.split(rows).unbind(1))
-        found = kept.load()
-        tables = list(found[0]["tables"].to(self._device)) if found else []
-        history = cast(list[dict[str, float]], found[1]["history"]) if found else []
-        for book in range(self.config.num_codebooks):
-            group = book % self.config.num_groups
-            given = residual[group].contiguous()
-            if book == len(tables):
-                level = kmeans(
-                    given,
-                    self.config.codebook_size,
-                    generator=seeded(seed, book),
-                    iterations=self.config.iterations,
-                    init=self.config.init,
-                )
-                tables.append(level.centroids)
-                history.append({"step": float(book + 1), "inertia": level.inertia})
-                kept.save({"tables": torch.stack(tables)}, {"history": [dict(entry) for entry in history]})
-            residual[group] = given - tables[book][nearest(given, tables[book])]
-            if progress is not None:
-                progress(book + 1, self.config.num_codebooks, history[book])
-        self._state = {"tables": torch.stack(tables)}
-        return FitLog(steps=len(tables), history=tuple(history), seconds=time.monotonic() - started)
+
+        def given(book: int) -> Tensor:
+            return residual[book % len(residual)].contiguous()
+
+        def fitted(book: int, table: Tensor) -> None:
+            rows = given(book)
+            residual[book % len(residual)] = rows - table[nearest(rows, table)]
+
+        fit = KMeansFit(config=self.config, seed=seed, given=given, fitted=fitted)
+        self._state, history = fit.run(kept, kept.load(), self._device, progress)
+        return FitLog(steps=len(history), history=history, seconds=time.monotonic() - started)
 
     def encode(self, vectors: Vectors) -> Int64[np.ndarray, "items books"]:
         groups = self.config.num_groups

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from semantic_ids.kmeans import Init, check_rows
-from semantic_ids.quantizers.saving import check_sizes
+from semantic_ids.quantizers.kmeans_fit import check_kmeans
 from semantic_ids.vectors import seeded
 
 _ROWS = 501
@@ -34,13 +34,11 @@ class OPQConfig:
     sample_size: int = 262_144
 
     def __post_init__(self) -> None:
-        check_sizes(self.num_codebooks, self.codebook_size)
-        for name in ("rotation_iterations", "iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("rotation_rows", "sample_size"):
-            if getattr(self, name) < self.codebook_size:
-                raise ValueError(f"{name} {getattr(self, name)} is smaller than codebook_size {self.codebook_size}")
+        check_kmeans(self)
+        if self.rotation_iterations < 1:
+            raise ValueError(f"rotation_iterations must be at least 1, got {self.rotation_iterations}")
+        if self.rotation_rows < self.codebook_size:
+            raise ValueError(f"rotation_rows {self.rotation_rows} is smaller than codebook_size {self.codebook_size}")
 
 
 def check_width(config: OPQConfig, input_dim: int) -> None:

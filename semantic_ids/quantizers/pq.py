@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never, cast
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -11,15 +11,15 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from semantic_ids.codebooks import gather_codewords
-from semantic_ids.kmeans import Init, kmeans, nearest, squared_distances
+from semantic_ids.kmeans import Init, nearest, squared_distances
 from semantic_ids.quantizers.blocks import Blocks
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
+from semantic_ids.quantizers.kmeans_fit import KMeansFit, check_kmeans
 from semantic_ids.quantizers.opq import OPQConfig, check_width, learned_rotation
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.quantizers.saving import (
     QuantizerState,
     check_codes,
-    check_sizes,
     decode_in_chunks,
     encode_in_chunks,
     plain_config,
@@ -47,11 +47,7 @@ class PQConfig:
     sample_size: int = 262_144
 
     def __post_init__(self) -> None:
-        check_sizes(self.num_codebooks, self.codebook_size)
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if self.sample_size < self.codebook_size:
-            raise ValueError(f"sample_size {self.sample_size} is smaller than codebook_size {self.codebook_size}")
+        check_kmeans(self)
 
 
 class ProductQuantizer:
@@ -85,28 +81,17 @@ class ProductQuantizer:
         check_vectors(vectors, self.input_dim)
         kept = FitCheckpoint.of(checkpoint, plain_config(self.config), vectors, seed, str(self._device))
         rows = sample(vectors, self.config.sample_size, seeded(seed, _SAMPLE), self._device)
-        found = kept.load()
-        rotation = found[0]["rotation"].to(self._device) if found else self._rotation(rows, seed)
+        begun = kept.load()
+        rotation = begun[0]["rotation"].to(self._device) if begun else self._rotation(rows, seed)
         blocks = self._cut.split(rows @ rotation)
-        tables = list(found[0]["tables"].to(self._device)) if found else []
-        history = cast(list[dict[str, float]], found[1]["history"]) if found else []
-        for book in range(self.config.num_codebooks):
-            if book == len(tables):
-                block = kmeans(
-                    blocks[:, book].contiguous(),
-                    self.config.codebook_size,
-                    generator=seeded(seed, book),
-                    iterations=self.config.iterations,
-                    init=self.config.init,
-                )
-                tables.append(block.centroids)
-                history.append({"step": float(book + 1), "inertia": block.inertia})
-                state = {"tables": torch.stack(tables), "rotation": rotation}
-                kept.save(state, {"history": [dict(entry) for entry in history]})
-            if progress is not None:
-                progress(book + 1, self.config.num_codebooks, history[book])
-        self._state = {"tables": torch.stack(tables), "rotation": rotation}
-        return FitLog(steps=len(tables), history=tuple(history), seconds=time.monotonic() - started)
+        fit = KMeansFit(
+            config=self.config,
+            seed=seed,
+            given=lambda book: blocks[:, book].contiguous(),
+            others=lambda books: {"rotation": rotation},
+        )
+        self._state, history = fit.run(kept, begun, self._device, progress)
+        return FitLog(steps=len(history), history=history, seconds=time.monotonic() - started)
 
     def encode(self, vectors: Vectors) -> Int64[np.ndarray, "items books"]:
         return encode_in_chunks(vectors, self.input_dim, self._encode, self._device)

@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -11,13 +10,13 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from semantic_ids.codebooks import gather_codewords, residual_codes
-from semantic_ids.kmeans import Init, kmeans, squared_distances
+from semantic_ids.kmeans import Init, squared_distances
 from semantic_ids.quantizers.checkpoint import FitCheckpoint
+from semantic_ids.quantizers.kmeans_fit import KMeansFit, check_kmeans
 from semantic_ids.quantizers.protocol import FitLog, Progress
 from semantic_ids.quantizers.saving import (
     QuantizerState,
     check_codes,
-    check_sizes,
     decode_in_chunks,
     encode_in_chunks,
     plain_config,
@@ -55,11 +54,7 @@ class RQKMeansConfig:
     beam_size: int = 1
 
     def __post_init__(self) -> None:
-        check_sizes(self.num_codebooks, self.codebook_size)
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if self.sample_size < self.codebook_size:
-            raise ValueError(f"sample_size {self.sample_size} is smaller than codebook_size {self.codebook_size}")
+        check_kmeans(self)
         if self.slack < 1:
             raise ValueError(f"slack must be at least 1, where every row has a place; got {self.slack}")
         if self.beam_size < 1:
@@ -98,28 +93,29 @@ class ResidualKMeans:
         check_vectors(vectors, self.input_dim)
         kept = FitCheckpoint.of(checkpoint, plain_config(self.config), vectors, seed, str(self._device))
         residual = sample(vectors, self.config.sample_size, seeded(seed, _SAMPLE), self._device)
-        tables, lengths, history = _resume(kept, self._device)
-        for level in range(self.config.num_codebooks):
+        lengths: list[Tensor] = []
+
+        def given(level: int) -> Tensor:
+            nonlocal residual
             residual, length = self._scaled(residual)
-            if level == len(tables):
-                found = kmeans(
-                    residual,
-                    self.config.codebook_size,
-                    generator=seeded(seed, level),
-                    iterations=self.config.iterations,
-                    init=self.config.init,
-                    balanced=self.config.balanced,
-                    slack=self.config.slack,
-                )
-                tables, lengths = [*tables, found.centroids], [*lengths, length]
-                history.append({"step": float(level + 1), "inertia": found.inertia})
-                kept.save(_stack(tables, lengths), {"history": [dict(entry) for entry in history]})
-            codes = residual_codes(residual, tables[level].unsqueeze(0))[:, 0]
-            residual = residual - tables[level][codes]
-            if progress is not None:
-                progress(level + 1, self.config.num_codebooks, history[level])
-        self._state = _stack(tables, lengths)
-        return FitLog(steps=len(tables), history=tuple(history), seconds=time.monotonic() - started)
+            lengths.append(length)
+            return residual
+
+        def fitted(level: int, table: Tensor) -> None:
+            nonlocal residual
+            residual = residual - table[residual_codes(residual, table.unsqueeze(0))[:, 0]]
+
+        fit = KMeansFit(
+            config=self.config,
+            seed=seed,
+            given=given,
+            fitted=fitted,
+            others=lambda levels: {"lengths": torch.stack(lengths[:levels])},
+            balanced=self.config.balanced,
+            slack=self.config.slack,
+        )
+        self._state, history = fit.run(kept, kept.load(), self._device, progress)
+        return FitLog(steps=len(history), history=history, seconds=time.monotonic() - started)
 
     def encode(self, vectors: Vectors) -> Int64[np.ndarray, "items books"]:
         return encode_in_chunks(vectors, self.input_dim, self._encode, self._device)
@@ -161,16 +157,3 @@ class ResidualKMeans:
     def _scale(self) -> Tensor:
         """x = |x| (c_1 + |r_2| (c_2 + ...)): level l is multiplied by all lengths up to its own."""
         return require_fitted(self._state, self.config)["lengths"].cumprod(0)
-
-
-def _stack(tables: list[Tensor], lengths: list[Tensor]) -> dict[str, Tensor]:
-    return {"tables": torch.stack(tables), "lengths": torch.stack(lengths)}
-
-
-def _resume(kept: FitCheckpoint, device: torch.device) -> tuple[list[Tensor], list[Tensor], list[dict[str, float]]]:
-    found = kept.load()
-    if found is None:
-        return [], [], []
-    tensors, notes = found
-    history = cast(list[dict[str, float]], notes["history"])
-    return list(tensors["tables"].to(device)), list(tensors["lengths"].to(device)), history
