@@ -8,29 +8,25 @@ own; the decoder gives the probability of each next code. Item i with codes c_1.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
-from llm_rec.codec import from_plain, to_plain
 from llm_rec.data.user_keys import NO_USER
-from llm_rec.errors import ArtifactError, ConfigError
+from llm_rec.errors import ConfigError
 from llm_rec.generative.batches import latest
 from llm_rec.generative.search import beam_search
 from llm_rec.generative.t5 import Decoding, Encoded, T5Network, T5ShapeConfig
 from llm_rec.metrics.exact import Best
+from llm_rec.sequential.saving import read_settings, reading_weights, write_model
 from semantic_ids.code_table import CodeTable
 from semantic_ids.trie import CodeTrie
 
 KIND = "generative_model"
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 _START = 0  # the token of padding, which also starts the decoder, as in T5
 
 
@@ -216,32 +212,18 @@ class GenerativeModel(nn.Module):
 
     def save_pretrained(self, folder: Path | str, *, catalog: str | None = None, overwrite: bool = False) -> None:
         """Write config, weights and codes as one artefact; `catalog` is its fingerprint."""
-        saved = to_plain(SavedGenerativeModel(model=self.config, codebook_sizes=self.table.codebook_sizes))
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        digest = fingerprint(cast(dict[str, object], saved), *(tensor.numpy().tobytes() for tensor in state.values()))
-        inputs = {} if catalog is None else {"catalog": catalog}
-        with write_artifact(Path(folder), kind=KIND, fingerprint=digest, inputs=inputs, overwrite=overwrite) as partial:
-            write_json(partial / CONFIG, saved)
-            save_file(state, partial / WEIGHTS)
+        saved = SavedGenerativeModel(model=self.config, codebook_sizes=self.table.codebook_sizes)
+        write_model(folder, KIND, saved, self, catalog, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "GenerativeModel":
         """The model saved in `folder`, in evaluation mode; `ArtifactError` when it is damaged or something else."""
-        folder = Path(folder)
-        read_manifest(folder, KIND)
-        try:
-            saved = from_plain(SavedGenerativeModel, read_json(folder / CONFIG))
-        except (OSError, ConfigError) as error:
-            raise ArtifactError(f"{folder / CONFIG}: not the settings of a model ({error}); save it again") from error
-        try:
-            state = load_file(folder / WEIGHTS)
+        saved = read_settings(SavedGenerativeModel, folder, KIND)
+        with reading_weights(folder) as weights:
+            state = load_file(weights)
             table = CodeTable(codes=state["codes"].numpy().astype(np.int32), codebook_sizes=saved.codebook_sizes)
             model = cls(saved.model, table)
             model.load_state_dict(state)
-        except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-            raise ArtifactError(
-                f"{folder / WEIGHTS}: not the weights of this model ({error}); save it again"
-            ) from error
         return model.to(device).eval()
 
 

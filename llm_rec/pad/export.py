@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from llm_rec.pad.model import ItemLookup, PADModel, SavedPAD, last_states, read_saved, read_weights, write_model
+from llm_rec.pad.model import ItemLookup, PADModel, SavedPAD, last_states
 from llm_rec.sequential.backbones import build_backbone
+from llm_rec.sequential.saving import read_settings, reading_weights, write_model
 
 KIND = "pad_serving"
 
@@ -63,11 +65,12 @@ class ServingPAD(nn.Module):
 
     def save_pretrained(self, folder: Path | str, *, catalog: str | None = None, overwrite: bool = False) -> None:
         """Write it as one artefact; `catalog` is the catalog's fingerprint."""
-        write_model(folder, KIND, self.saved, self, catalog, overwrite=overwrite)
+        write_model(folder, KIND, self.saved, self, catalog, marks=(KIND,), overwrite=overwrite)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "ServingPAD":
         """The serving model saved in `folder`; `ArtifactError` when it is damaged or something else."""
-        serving = cls(read_saved(folder, KIND))
-        read_weights(folder, serving)
+        serving = cls(read_settings(SavedPAD, folder, KIND))
+        with reading_weights(folder) as weights:
+            serving.load_state_dict(load_file(weights))
         return serving.to(device).eval()

@@ -16,13 +16,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
-from llm_rec.codec import Plain, from_plain, to_plain
-from llm_rec.errors import ArtifactError, ConfigError
+from llm_rec.errors import ConfigError
 from llm_rec.frequency_gate import FrequencyGate, build_gate, paper_ends
 from llm_rec.pad.config import EVERY_EXPERT, PADConfig, faithful_pad, pad, pad_negatives, released_pad
 from llm_rec.pad.experts import (
@@ -37,12 +34,11 @@ from llm_rec.sequential.backbones import build_backbone
 from llm_rec.sequential.items import ROWS_AT_A_TIME, ItemSources, distinct_rows
 from llm_rec.sequential.model import SequentialModel, SourceSizes
 from llm_rec.sequential.protocols import Backbone
+from llm_rec.sequential.saving import read_settings, reading_weights, write_model
 
 __all__ = ["ExpertRetriever", "PADConfig", "PADModel", "faithful_pad", "pad", "pad_negatives", "released_pad"]
 
 KIND = "pad_model"
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 
 
 class ItemLookup(NamedTuple):
@@ -209,14 +205,16 @@ class PADModel(nn.Module):
 
     def save_pretrained(self, folder: Path | str, *, catalog: str | None = None, overwrite: bool = False) -> None:
         """Write config and weights (frozen text vectors among them) as one artefact; `catalog` is its fingerprint."""
-        write_model(folder, KIND, SavedPAD(model=self.config, sources=self.sizes), self, catalog, overwrite=overwrite)
+        saved = SavedPAD(model=self.config, sources=self.sizes)
+        write_model(folder, KIND, saved, self, catalog, marks=(KIND,), overwrite=overwrite)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "PADModel":
         """The model saved in `folder`, in evaluation mode, without any training data."""
-        saved = read_saved(folder, KIND)
+        saved = read_settings(SavedPAD, folder, KIND)
         model = cls(saved.model, saved.sources.blank())
-        read_weights(folder, model)
+        with reading_weights(folder) as weights:
+            model.load_state_dict(load_file(weights))
         return model.to(device).eval()
 
 
@@ -267,35 +265,6 @@ def last_states(
     lengths = (history != 0).sum(dim=1)
     last = states[torch.arange(len(history), device=history.device), (lengths - 1).clamp(min=0)]
     return last * (lengths > 0)[:, None]
-
-
-def write_model(
-    folder: Path | str, kind: str, saved: SavedPAD, module: nn.Module, catalog: str | None, *, overwrite: bool
-) -> None:
-    """Config and tensors of `module` as one artefact of `kind`."""
-    plain = cast(dict[str, Plain], to_plain(saved))
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    digest = fingerprint(kind, plain, *(tensor.numpy().tobytes() for tensor in state.values()))
-    inputs = {} if catalog is None else {"catalog": catalog}
-    with write_artifact(Path(folder), kind=kind, fingerprint=digest, inputs=inputs, overwrite=overwrite) as partial:
-        write_json(partial / CONFIG, plain)
-        save_file(state, partial / WEIGHTS)
-
-
-def read_saved(folder: Path | str, kind: str) -> SavedPAD:
-    """The config beside the weights in `folder`; `ArtifactError` when it is not an artefact of `kind`."""
-    read_manifest(Path(folder), kind)
-    return from_plain(SavedPAD, read_json(Path(folder) / CONFIG))
-
-
-def read_weights(folder: Path | str, module: nn.Module) -> None:
-    """Fill `module` from `folder`; `ArtifactError` when the file is damaged or of another model."""
-    path = Path(folder) / WEIGHTS
-    try:
-        module.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()  # torch lists every tensor; one is enough
-        raise ArtifactError(f"{path}: not the weights of this model ({reason}); save it again") from error
 
 
 def _state(part: object) -> dict[str, Tensor]:

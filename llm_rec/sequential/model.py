@@ -2,27 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ctr_models.dropout import Dropout
-from llm_rec.artifacts import fingerprint, read_json, read_manifest, write_artifact, write_json
-from llm_rec.codec import from_plain, to_plain
-from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.sequential.backbones import BackboneConfig, build_backbone
 from llm_rec.sequential.items import IdItemsConfig, ItemsConfig, ItemSources, build_items, distinct_rows
 from llm_rec.sequential.protocols import Backbone, ItemVectors
 from llm_rec.sequential.sasrec import SASRecConfig
+from llm_rec.sequential.saving import read_settings, reading_weights, write_model
 
 KIND = "sequential_model"
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,28 +148,14 @@ class SequentialModel(nn.Module):
 
     def save_pretrained(self, folder: Path | str, *, catalog: str | None = None, overwrite: bool = False) -> None:
         """Write config and weights (frozen embeddings among them) as one artefact; `catalog` is its fingerprint."""
-        saved = to_plain(SavedModel(model=self.config, sources=self.sizes))
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        digest = fingerprint(cast(dict[str, object], saved), *(tensor.numpy().tobytes() for tensor in state.values()))
-        inputs = {} if catalog is None else {"catalog": catalog}
-        with write_artifact(Path(folder), kind=KIND, fingerprint=digest, inputs=inputs, overwrite=overwrite) as partial:
-            write_json(partial / CONFIG, saved)
-            save_file(state, partial / WEIGHTS)
+        saved = SavedModel(model=self.config, sources=self.sizes)
+        write_model(folder, KIND, saved, self, catalog, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "SequentialModel":
         """The model saved in `folder`, in evaluation mode; `ArtifactError` when it is damaged or something else."""
-        folder = Path(folder)
-        read_manifest(folder, KIND)
-        try:
-            saved = from_plain(SavedModel, read_json(folder / CONFIG))
-        except (OSError, ConfigError) as error:
-            raise ArtifactError(f"{folder / CONFIG}: not the settings of a model ({error}); save it again") from error
+        saved = read_settings(SavedModel, folder, KIND)
         model = cls(saved.model, saved.sources.blank())
-        try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{folder / WEIGHTS}: not the weights of this model ({error}); save it again"
-            ) from error
+        with reading_weights(folder) as weights:
+            model.load_state_dict(load_file(weights))
         return model.to(device).eval()
