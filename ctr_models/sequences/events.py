@@ -184,27 +184,23 @@ class PartTables(nn.Module):
         placed = self.position == "concat" and not self.clamp and len(events.times) == 1
         return plain and (placed or self.position == "none")
 
+    @property
+    def table(self) -> EmbeddingTable:
+        """Of the first group of fields, the only one where `look_up_fits`."""
+        return cast(EmbeddingTable, self.tables[0])
+
     def look_up(self, events: EventIds) -> EventVectors:
         """Of candidates (column 0) and events apart, by one operation, as `look_up_events` says: for training."""
-        table = self.tables[0]
-        if not isinstance(table, EmbeddingTable):
-            raise TypeError(f"expected an embedding table, got {type(table).__name__}")
-        times = None if self.times is None else self.times(events.times[0])
+        table, times = self.table, None if self.times is None else self.times(events.times[0])
         weight, sparse = table.embedding.weight, table.embedding.sparse
         target, rest = look_up_events(weight, events.ids, table.offsets, times, sparse=sparse)
         return EventVectors(target.unsqueeze(0), rest.unsqueeze(0))
 
-    def bags(self, events: EventIds, index: EventIndex) -> tuple[Float[Tensor, "1 batch width"], EventBags]:
-        """Of candidates (column 0) vectors, of events bags of `index`, where `look_up_fits`."""
-        table = self.tables[0]
-        if not isinstance(table, EmbeddingTable):
-            raise TypeError(f"expected an embedding table, got {type(table).__name__}")
-        times = None if self.times is None else self.times(events.times[0])
-        target = table.look_up(events.ids[:, 0]).flatten(-2)
-        if times is not None:
-            target = torch.cat([target, times[:1].expand(1, target.shape[1], -1)], -1)
-        weight, sparse = table.embedding.weight, table.embedding.sparse
-        return target, EventBags(weight, index, None if times is None else times[1:], sparse)
+    def bags(self, events: EventIds, index: EventIndex) -> EventBags:
+        """Of events (all columns but 0), whose rows `index` has, where `look_up_fits`."""
+        embedding = self.table.embedding
+        positions = None if self.times is None else self.times(events.times[0, 1:])
+        return EventBags(embedding.weight, index, positions, embedding.sparse)
 
     def content(self, ids: Int64[Tensor, "batch columns fields"]) -> Float[Tensor, "tables batch columns content"]:
         """All parts but the position; zeros for padding."""
@@ -244,12 +240,10 @@ class RoleTables(nn.Module):
         return EventVectors(self.target(first).squeeze(2), self.events(rest))
 
     def bags(self, given: EventIds, index: EventIndex) -> tuple[Float[Tensor, "1 batch width"], EventBags]:
-        """See `PartTables.bags`."""
-        target, events = self.events.bags(given, index)
-        if self.target is None:
-            return target, events
+        """Vectors of candidates (column 0), and events as `PartTables.bags` has them."""
         first = EventIds(given.ids[:, :1], given.times[:, :1])
-        return self.target(first).squeeze(2), events
+        target = (self.events if self.target is None else self.target)(first)
+        return target.squeeze(2), self.events.bags(given, index)
 
 
 class PartLinear(nn.Module):
@@ -344,18 +338,16 @@ class EventTables(nn.Module):
 
     def bags(self, given: EventIds) -> BagInput | None:
         """What `forward` gives, with bags for events: on a CPU, of one table a role, unprojected; None elsewhere."""
-        tables = self.representation.events
-        first = tables.tables[0]
-        plain = self.projections is None and tables.look_up_fits(given) and not given.ids.is_cuda
-        if not plain or not isinstance(first, EmbeddingTable) or not first.embedding.weight.dtype.itemsize >= 4:
-            return None
-        if self.attention is not None and not self.attention.events.look_up_fits(given):
+        roles = [role.events for role in (self.representation, self.attention) if role is not None]
+        fits = self.projections is None and not given.ids.is_cuda and all(role.look_up_fits(given) for role in roles)
+        table = roles[0].table
+        if not fits or table.embedding.weight.dtype.itemsize < torch.float32.itemsize:
             return None
         ids = given.ids[:, 1:]
-        index = EventIndex(ids, first.offsets)
+        index = EventIndex(ids, table.offsets)
         target, events = self.representation.bags(given, index)
-        roles = (None, None) if self.attention is None else self.attention.bags(given, index)
-        return BagInput(target, events, ids[..., 0].ne(0), given.ids[:, 0], ids, *roles)
+        attention = (None, None) if self.attention is None else self.attention.bags(given, index)
+        return BagInput(target, events, ids[..., 0].ne(0), given.ids[:, 0], ids, *attention)
 
 
 def places(length: int, device: torch.device | str = "cpu") -> Int64[Tensor, "length"]:

@@ -118,17 +118,16 @@ class SequenceSource(nn.Module):
 
     def forward(self, batch: FeatureBatch) -> SequenceFields:
         given = self._given(batch)
+        fields = self._of_bags(given) if self.training else None
+        return self._encoded(self._looked_up(self._shortened(given))) if fields is None else fields
+
+    def _of_bags(self, given: EventIds) -> SequenceFields | None:
+        """Without vectors of single events, where neither encoder nor tables need them; None elsewhere."""
         encoder = self.encoder
-        if (
-            self.training
-            and isinstance(encoder, ReadsBags)
-            and encoder.reads_bags
-            and not torch.compiler.is_compiling()
-        ):
-            bags = self.events.bags(given)
-            if bags is not None:
-                return self._fields(bags.target, encoder.of_bags(bags))
-        return self._encoded(self._looked_up(self._shortened(given)))
+        if not isinstance(encoder, ReadsBags) or not encoder.reads_bags or torch.compiler.is_compiling():
+            return None
+        bags = self.events.bags(given)
+        return None if bags is None else self._fields(bags.target, encoder.of_bags(bags))
 
     def of_found(self, given: EventIds) -> SequenceFields:
         """Fields of candidates (column 0) with events that search has already found for each, with their own times."""
