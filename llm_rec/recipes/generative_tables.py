@@ -27,7 +27,7 @@ from llm_rec.recipes.evaluation import LISTS_AT_ONCE, EvaluationConfig, evaluate
 from llm_rec.recipes.generative import some_targets
 from llm_rec.recipes.methods import Trained, train_method
 from llm_rec.recipes.runs import mapping_of
-from llm_rec.recipes.tables import PAIRED, CellRunner, TableJob, TableRow, material_of, prepare, slice_records
+from llm_rec.recipes.tables import PAIRED, CellRunner, TableJob, TableRow, material_of, prepare, row_mark, slice_records
 
 SAMPLE = 2048  # test targets that free search is run for
 CUT = 10
@@ -135,12 +135,6 @@ def hybrid_cell(row: HybridRow, seed: int, marks: Mapping[str, str]) -> Cell:
     """Known by the methods of its parts, so that other training makes another cell."""
     parts = {"dense": marks[row.dense], "generative": marks[row.generative], "hybrid": identity(row)}
     return Cell(row.name, {"method": fingerprint(canonical_json(parts))}, seed)
-
-
-def row_mark(row: TableRow, job: TableJob) -> str:
-    """Fingerprint of everything a row is trained with: as in `recipes.tables`, so that ledgers know its cells."""
-    quantizer = None if row.codes is None else identity(job.quantizers[row.codes])
-    return fingerprint(canonical_json({"method": identity(row.method), "quantizer": quantizer}))
 
 
 def curve_records(trained: Trained) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from typing import cast
 
 from llm_rec.artifacts import read_json
 from llm_rec.recipes.code_versions import STABILITY_FILE
-from llm_rec.recipes.codes import Collisions, IndexJob, fit_quantizer, resolve, write_codes
+from llm_rec.recipes.codes import IndexJob, write_codes
 from llm_rec.recipes.compare_codes import KINDS, compare_kinds
 from llm_rec.recipes.console import facts, say
 from llm_rec.recipes.index_growth import GROWTH_FILE
@@ -14,7 +14,7 @@ from llm_rec.recipes.workspace import Workspace
 from semantic_ids.code_table import CodeTable
 from semantic_ids.health import CodeHealth
 
-__all__ = ["RECIPE", "Collisions", "IndexJob", "fit_quantizer", "resolve", "run"]
+__all__ = ["RECIPE", "IndexJob", "run"]
 
 
 def run(job: IndexJob) -> tuple[CodeTable, CodeHealth]:

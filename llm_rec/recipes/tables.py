@@ -166,13 +166,13 @@ def run_table(job: TableJob) -> list[CellResult]:
     """Results of all cells of the table; only what is missing is trained. Rows come in order, seeds within a row."""
     material = prepare(job)
     context: dict[str, Plain] = {**material.inputs, "quick": job.quick}
-    cells = [Cell(row.name, {"method": _mark(row, job)}, seed) for row in job.rows for seed in range(row.seeds)]
+    cells = [Cell(row.name, {"method": row_mark(row, job)}, seed) for row in job.rows for seed in range(row.seeds)]
     runner = CellRunner(job.out, {row.name: row for row in job.rows}, context)
     ledger = None if job.ledger is None else Ledger(job.ledger)
     return run_grid(cells, runner, job.out, context=context, report=runner.finish, jobs=job.jobs, ledger=ledger)
 
 
-def _mark(row: TableRow, job: TableJob) -> str:
+def row_mark(row: TableRow, job: TableJob) -> str:
     """Fingerprint of everything a row is trained with."""
     quantizer = None if row.codes is None else identity(job.quantizers[row.codes])
     return fingerprint(canonical_json({"method": identity(row.method), "quantizer": quantizer}))

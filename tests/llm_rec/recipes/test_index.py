@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm_rec.errors import ConfigError
-from llm_rec.recipes.index import IndexJob, resolve
+from llm_rec.recipes.codes import IndexJob, resolve
 from semantic_ids.code_table import CodeTable
 from semantic_ids.collisions import resolve_by_sinkhorn
 from semantic_ids.quantizers import Quantizer, RandomConfig, RQKMeansConfig, build_quantizer
