@@ -9,10 +9,10 @@ folders of items and interactions as domains (`--domains`: users are shared, the
 test and validation, a negative is of its positive's folder), and MovieLens by age of the user (`--ages`).
 
 Protocol, the same for all rows and our choice: vectors of 16 numbers from N(0, .01^2), experts (64,), towers (32,),
-Adam at 1e-3, batches of 1,024, no regularisation, stop after three epochs without a gain in the mean validation AUC
-over domains, weights of the best epoch. The loss is the mean over the batch, for Crocodile the sum of means by domain,
-as its paper has it, and also the mean over the batch ("sample"). Crocodile is a reconstruction; so is D-Train's
-schedule.
+SDEM's too (its authors take 512 x 3), Adam at 1e-3, batches of 1,024, no regularisation, stop after three epochs
+without a gain in the mean validation AUC over domains, weights of the best epoch. The loss is the mean over the batch,
+for Crocodile the sum of means by domain, as its paper has it, and also the mean over the batch ("sample"). Crocodile is
+a reconstruction; so is D-Train's schedule.
 
 The rows of phases ("MMoE: 1+2+3") are over four backbones. "joint + all weights" trains a copy of the joint model for
 each domain, "separate" starts each from nothing. Phases stop early on their own, so updates differ: they are in the
@@ -38,7 +38,15 @@ from llm_rec.ctr.domain_task import Weighting
 from llm_rec.ctr.planted_domains import PlantedDomainsConfig, planted_domains, write_domains
 from llm_rec.recipes.click_logs import InteractionRowsConfig, click_log, folders_log
 from llm_rec.recipes.click_tables import click_exit_status, write_click_results
-from llm_rec.recipes.domain_tables import TESTED, DomainRow, ExpertFigures, by_domain, run_domains, select_domains
+from llm_rec.recipes.domain_tables import (
+    TESTED,
+    DomainRow,
+    ExpertFigures,
+    at_equal_widths,
+    by_domain,
+    run_domains,
+    select_domains,
+)
 from llm_rec.recipes.tables import grid_options
 from llm_rec.training.trainer import TrainerConfig
 
@@ -104,7 +112,7 @@ def planted_rows(args: argparse.Namespace) -> Iterator[DomainRow]:
 
     yield row(SHARED, replace(PRESETS["shared_bottom"](), heads="root"))
     for name, title in TITLES.items():
-        yield row(title, PRESETS[name](), "domain_sum" if name == "crocodile" else "sample")
+        yield row(title, at_equal_widths(PRESETS[name]()), "domain_sum" if name == "crocodile" else "sample")
     yield row("Crocodile: sample", PRESETS["crocodile"]())
     for title, body in crocodile_parts().items():
         yield row(f"Crocodile: {title}", replace(PRESETS["crocodile"](), body=body), "domain_sum")

@@ -3,10 +3,12 @@
     python scripts/task_table.py --data DATA/census-income --seeds 3 --out out/task_table
 
 Protocol, the same for all rows and our choice: vectors of 8 numbers from N(0, .01^2), numbers in 20 bins, experts (64,)
-or what the preset says, Adam at 1e-3, batches of 1,024, no regularisation, stop after three epochs without a gain in
-the mean validation AUC over tasks, weights of the best epoch; a tenth of the train rows validates. The loss is the sum
-of the tasks' means. "single task" trains the same Shared-Bottom on a log with that label alone: its mean and worst are
-of that task. Public tables (torch-rechub) use other fields and splits, so their figures are not set beside these.
+and towers (32,), as many experts as the preset says, Adam at 1e-3, batches of 1,024, no regularisation, stop after
+three epochs without a gain in the mean validation AUC over tasks, weights of the best epoch; a tenth of the train rows
+validates. The loss is the sum of the tasks' means. "single task" trains the same Shared-Bottom on a log with that label
+alone: its mean and worst are of that task. ``--published-widths`` adds STEM and STEM-AL as their authors have them,
+with experts (512, 512, 512), which takes longer than all else. Public tables (torch-rechub) use other fields and splits, so their
+figures are not set beside these.
 """
 
 import argparse
@@ -22,7 +24,15 @@ from llm_rec.ctr.batches import ClickBatchConfig
 from llm_rec.ctr.domain_method import DomainMethodConfig
 from llm_rec.recipes.click_logs import TASKS, task_log
 from llm_rec.recipes.click_tables import click_exit_status, write_click_results
-from llm_rec.recipes.domain_tables import TESTED, DomainRow, ExpertFigures, by_domain, run_domains, select_domains
+from llm_rec.recipes.domain_tables import (
+    TESTED,
+    DomainRow,
+    ExpertFigures,
+    at_equal_widths,
+    by_domain,
+    run_domains,
+    select_domains,
+)
 from llm_rec.recipes.tables import grid_options
 from llm_rec.training.trainer import TrainerConfig
 
@@ -30,6 +40,7 @@ TITLES = {
     "shared_bottom": "Shared-Bottom", "omoe": "OMoE", "mmoe": "MMoE", "ple": "PLE", "stem": "STEM",
     "stem_al": "STEM-AL", "ame": "AME", "me_mmoe": "ME-MMoE", "me_ple": "ME-PLE", "hetero_moe": "HeteroMoE",
 }  # fmt: skip
+WIDE = ("stem", "stem_al")
 QUICK = ("single task: income", "Shared-Bottom", "MMoE")
 METRICS = (
     *("macro_auc", "worst_auc", "macro_log_loss", "parameters", "updates", "rows_per_second"),
@@ -59,7 +70,9 @@ def main() -> int:
 
 
 def options() -> argparse.ArgumentParser:
-    return grid_options(__doc__.splitlines()[0], out="out/task_table", seeds=3)
+    parser = grid_options(__doc__.splitlines()[0], out="out/task_table", seeds=3)
+    parser.add_argument("--published-widths", action="store_true", help="STEM at its authors' widths as well")
+    return parser
 
 
 def table_rows(args: argparse.Namespace) -> Iterator[DomainRow]:
@@ -70,7 +83,9 @@ def table_rows(args: argparse.Namespace) -> Iterator[DomainRow]:
         yield row(f"single task: {task}", method(by_task(PRESETS["shared_bottom"]()), args.epochs), log, args.seeds)
     log = task_log(args.data, logs, quick=args.quick)
     for name, title in TITLES.items():
-        yield row(title, method(by_task(PRESETS[name]()), args.epochs), log, args.seeds)
+        yield row(title, method(by_task(at_equal_widths(PRESETS[name]())), args.epochs), log, args.seeds)
+    for name in WIDE if args.published_widths else ():
+        yield row(f"{TITLES[name]}, wide", method(by_task(PRESETS[name]()), args.epochs), log, args.seeds)
 
 
 def row(name: str, found: DomainMethodConfig, log: Path, seeds: int) -> DomainRow:

@@ -4,12 +4,14 @@ A table is a grid of `llm_rec.experiment`, like those of `llm_rec.recipes.click_
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from ctr_models.domains.mixture import EXPERT, LINEAR, ExpertMixtureConfig
+from ctr_models.domains.model import TOWER, DomainModelConfig
 from llm_rec.analysis.domain_experts import analyse_domains
 from llm_rec.artifacts import canonical_json, fingerprint, read_manifest
 from llm_rec.codec import Plain, identity
@@ -30,6 +32,21 @@ TESTED = ("macro_auc", "worst_auc")
 BY_DOMAIN = ("auc", "gauc", "log_loss", "ece", "rows")
 # A function of a module, so that workers find it, or a frozen dataclass of plain values that can be called.
 Measure: TypeAlias = Callable[[TrainedDomains, ClickLog], list[Record]]
+
+
+def at_equal_widths(model: DomainModelConfig) -> DomainModelConfig:
+    """A mixture of experts with the widths that others of a table have; models of another kind as they are.
+
+    A published expert of STEM (512, 512, 512) holds tens of times the weights of one beside it: a table of both would
+    compare sizes.
+
+    >>> from ctr_models.domains.presets import stem
+    >>> at_equal_widths(stem()).body.expert.widths
+    (64,)
+    """
+    if not isinstance(model.body, ExpertMixtureConfig):
+        return model
+    return replace(model, body=replace(model.body, expert=EXPERT, gate=LINEAR), tower=TOWER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
