@@ -7,8 +7,8 @@ and towers (32,), as many experts as the preset says, Adam at 1e-3, batches of 1
 three epochs without a gain in the mean validation AUC over tasks, weights of the best epoch; a tenth of the train rows
 validates. The loss is the sum of the tasks' means. "single task" trains the same Shared-Bottom on a log with that label
 alone: its mean and worst are of that task. ``--published-widths`` adds STEM and STEM-AL as their authors have them,
-with experts (512, 512, 512), which takes longer than all else. Public tables (torch-rechub) use other fields and splits, so their
-figures are not set beside these.
+with experts (512, 512, 512), which takes longer than all else. Public tables (torch-rechub) use other fields and
+splits, so their figures are not set beside these.
 """
 
 import argparse
