@@ -18,6 +18,10 @@ level apart (``tuning.json``); the candidates are ours, fewer than the paper's. 
 paper cuts all models by the buckets of BCE) weigh test positives by the knob's effective weight, because weights and
 sampling shift probabilities by design. AUC needs no such weights.
 
+Training is in bfloat16 (`--precision no` is float32; JRC on frappe at weight .1, two seeds: AUC .976 and .974 against
+.977 and .972, gradients of negatives 1.15e-6 and 1.46e-6 against 1.13e-6 and 1.89e-6). Rows of MovieLens are the last
+`--last` events of each user and one negative each.
+
 The default grid is `reduced` (weights .1, .4, 1, positives kept .1, .4; two candidates a loss): about four hours on two
 cores. `--grid full` has six weights, five shares of each class and five candidates: days.
 """
@@ -28,7 +32,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -56,7 +60,7 @@ from llm_rec.data.columns import ClickLog
 from llm_rec.experiment import Record
 from llm_rec.metrics.calibration import calibration, equal_frequency_buckets, sigmoid
 from llm_rec.metrics.classification import log_loss
-from llm_rec.recipes.click_logs import click_log, subsampled
+from llm_rec.recipes.click_logs import InteractionRowsConfig, click_log, subsampled
 from llm_rec.recipes.click_tables import (
     ClickRow,
     click_exit_status,
@@ -65,6 +69,7 @@ from llm_rec.recipes.click_tables import (
 )
 from llm_rec.recipes.click_tuning import choose_rows
 from llm_rec.recipes.tables import grid_options, selected
+from llm_rec.training.trainer import Precision
 
 Knob = Literal["weight", "positives", "negatives"]
 METRICS = (
@@ -173,7 +178,7 @@ def main() -> int:
     names = [name for name in LOSSES if name in asked]
     groups: dict[str, dict[str, ClickRow]] = {}
     for data in args.data:
-        log = click_log(data, args.out / "logs", quick=args.quick)
+        log = click_log(data, args.out / "logs", InteractionRowsConfig(last=args.last), quick=args.quick)
         for level in levels(args):
             for name in names:
                 groups[f"{name}, {data.name}, {level.name}"] = candidates(name, data.name, log, level, args)
@@ -196,6 +201,8 @@ def options() -> argparse.ArgumentParser:
         "--knobs", nargs="+", choices=list(GRIDS["full"]), help="only these knobs (default: the grid's)"
     )
     parser.add_argument("--batch-size", type=int, default=4096)
+    parser.add_argument("--precision", choices=get_args(Precision), default="bf16", help="of training")
+    parser.add_argument("--last", type=int, default=20, help="events of a user of MovieLens that are rows")
     return parser
 
 
@@ -245,7 +252,8 @@ def method(loss: ClickLossConfig, args: argparse.Namespace) -> ClickMethodConfig
         embedding_l2=1e-5,
         batches=ClickBatchConfig(batch_size=args.batch_size),
     )
-    return found if args.epochs is None else replace(found, trainer=replace(found.trainer, epochs=args.epochs))
+    trainer = replace(found.trainer, precision=args.precision)
+    return replace(found, trainer=trainer if args.epochs is None else replace(trainer, epochs=args.epochs))
 
 
 def positive_rate(log: Path) -> float:
