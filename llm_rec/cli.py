@@ -21,6 +21,7 @@ VERBS = {
     "index": "turn embeddings into semantic IDs, with health figures",
     "train": "train a recommender: SASRec, GRU4Rec, Caser or PAD, over ids, text, codes or mixtures",
     "train generative": "train an encoder-decoder that writes the next item's semantic ID: TIGER, or a modern recipe",
+    "train hybrid": "rank by a dense and a generative run together, weighed by validation",
     "clicks": "encode a click log, from raw files or from the workspace's own interactions",
     "train ctr": "train a click model: FM to DCNv2, product networks, multi-embedding, with codes and texts of items",
     "train domains": "train a model of several domains or tasks, jointly or by the phases of D-Train",

@@ -90,7 +90,7 @@ class HybridRecommender:
                 f"counts are of {len(train_counts) - 1}; take all three from one catalog"
             )
         self.dense, self.generative, self.config = dense, generative.eval(), config
-        self.vectors = vectors
+        self.vectors, self.train_counts = vectors, train_counts
         self.everything = Candidates.of(vectors)
         cold: Bool[np.ndarray, " items_plus_one"] = train_counts == 0
         cold[0] = False
@@ -116,8 +116,8 @@ class HybridRecommender:
         seen: Int64[Tensor, "batch hidden"] | None,
         k: int,
     ) -> Best:
-        """The `k` best candidates, without the item rows `seen`."""
-        return self.scored(history, users, seen).ranked(self.config.weight, k)
+        """The `k` best candidates, without the item rows `seen`; the dense side gives at least `k` of them."""
+        return self.scored(history, users, seen, at_least=k).ranked(self.config.weight, k)
 
     @torch.no_grad()
     def scored(
@@ -125,11 +125,13 @@ class HybridRecommender:
         history: Int64[Tensor, "batch length"],
         users: Int64[Tensor, "batch"],
         seen: Int64[Tensor, "batch hidden"] | None,
+        *,
+        at_least: int = 0,
     ) -> Scored:
-        """All candidates with both scores."""
+        """All candidates with both scores; `at_least` so many from the dense side, if the catalog has them."""
         states = self.dense.user_vectors(latest(history, self.dense.max_length)).detach().float()
         found = beam_search(self.generative, history, users, beams=self.config.beams, seen=seen)
-        parts = [found.items, self._best(states, self.everything, self.config.dense, seen)]
+        parts = [found.items, self._best(states, self.everything, max(self.config.dense, at_least), seen)]
         if self.cold is not None:
             parts.append(self._best(states, self.cold, self.config.cold, seen))
         rows = each_once(torch.cat(parts, 1))

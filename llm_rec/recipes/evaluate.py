@@ -32,7 +32,8 @@ from llm_rec.serving.clicks import KIND as CLICK_KIND
 from llm_rec.serving.clicks import load_click_model
 from llm_rec.serving.domains import FORM as DOMAIN_FORM
 from llm_rec.serving.domains import load_domain_model
-from llm_rec.serving.recommender import KIND, load_model
+from llm_rec.serving.models import load_model
+from llm_rec.serving.recommender import KIND
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from llm_rec.codec import Plain, identity
 from llm_rec.data.splits import Split
 from llm_rec.errors import ConfigError
 from llm_rec.experiment import Cell, CellResult, Ledger, Record, markdown_lines, run_grid, table
-from llm_rec.generative.hybrid import HybridConfig, HybridRecommender, choose_weight
+from llm_rec.generative.hybrid import HybridConfig
 from llm_rec.generative.model import GenerativeModel
 from llm_rec.generative.search import beam_search, free_beam_search
 from llm_rec.metrics.lists import asked_of
@@ -25,9 +25,11 @@ from llm_rec.processes import one_thread
 from llm_rec.recipes.console import say
 from llm_rec.recipes.evaluation import LISTS_AT_ONCE, EvaluationConfig, evaluate
 from llm_rec.recipes.generative import some_targets
+from llm_rec.recipes.hybrid import HybridMethodConfig, build_hybrid
 from llm_rec.recipes.methods import Trained, train_method
 from llm_rec.recipes.runs import mapping_of
 from llm_rec.recipes.tables import PAIRED, CellRunner, TableJob, TableRow, material_of, prepare, row_mark, slice_records
+from llm_rec.serving.models import DenseModel
 
 SAMPLE = 2048  # test targets that free search is run for
 CUT = 10
@@ -86,12 +88,12 @@ class GenerativeRunner:
 
     def _hybrid(self, row: HybridRow, seed: int) -> list[Record]:
         dense, generative = (self.trained(name, seed).model for name in (row.dense, row.generative))
-        if not isinstance(generative, GenerativeModel) or isinstance(dense, GenerativeModel):
+        if not isinstance(generative, GenerativeModel) or not isinstance(dense, DenseModel):
             raise ConfigError(f"{row.name}: {row.generative!r} must be a generative row and {row.dense!r} must not")
         material = material_of(self.plain.out, self.plain.rows[row.generative].codes)
-        both = HybridRecommender(dense.to(generative.device), generative, material.split.train_counts, row.search)
-        weight, values = choose_weight(both, some_targets(material.split, row.validation_targets))
-        both.config = replace(row.search, weight=weight)
+        method = HybridMethodConfig(search=row.search, validation_targets=row.validation_targets)
+        both, values = build_hybrid(method, dense, generative, material)
+        weight = both.config.weight
         columns: dict[str, Plain] = {"slice": "all"}
         chosen = [Record("weight of the dense score", weight, columns), Record("validation", values[weight], columns)]
         return [*slice_records(evaluate(both, material, "test", EvaluationConfig(ks=(5, CUT)))), *chosen]

@@ -19,7 +19,7 @@ from llm_rec.recipes.runs import read_settings_of
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.html import CodeUsage, EmbeddingMap, GateWeights, Page
 from llm_rec.report.report import Comparison
-from llm_rec.serving.recommender import load_model
+from llm_rec.serving.models import load_model
 from llm_rec.store import EmbeddingStore
 from semantic_ids.code_table import CodeTable
 

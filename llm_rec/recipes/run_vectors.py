@@ -10,12 +10,11 @@ from llm_rec.artifacts import fingerprint, write_artifact
 from llm_rec.codec import Plain
 from llm_rec.data import Split
 from llm_rec.errors import ConfigError
-from llm_rec.generative.model import GenerativeModel
 from llm_rec.recipes.material import open_material
 from llm_rec.recipes.runs import read_settings_of
 from llm_rec.recipes.workspace import Workspace
+from llm_rec.serving.models import DenseModel, Model, kind_of, load_model
 from llm_rec.serving.recommender import KIND as RECOMMENDER
-from llm_rec.serving.recommender import Model, load_model
 from llm_rec.store import KIND, EmbeddingStore, ShardLayout, manifest_of, shard_path, write_shard
 
 _SHARD_ROWS = 65_536
@@ -42,8 +41,8 @@ def encode_run(place: Workspace, run: str, name: str, *, overwrite: bool = False
 @torch.no_grad()
 def item_vectors(model: Model) -> Float32[np.ndarray, "items_plus_one dim"]:
     """What the inner products of `model` rank by, row 0 padding; `ConfigError` for one that ranks otherwise."""
-    if isinstance(model, GenerativeModel):
-        raise ConfigError("a generative run writes codes and has no item vectors; name a sequential run, or one of pad")
+    if not isinstance(model, DenseModel):
+        raise ConfigError(f"a {kind_of(model)} run ranks by no item vectors; name a sequential run, or one of pad")
     return model.eval().item_vectors().float().cpu().numpy()
 
 

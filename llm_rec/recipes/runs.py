@@ -6,7 +6,7 @@ runs/<name>/config.yaml  run.json  inputs.json  phases/  recommender/  targets.n
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -21,9 +21,11 @@ from llm_rec.errors import ArtifactError, ConfigError
 from llm_rec.metrics.ranking import Part
 from llm_rec.processes import is_first, wait_for_all
 from llm_rec.recipes.evaluation import Evaluation, EvaluationConfig, evaluate
+from llm_rec.recipes.hybrid import HybridMethodConfig
 from llm_rec.recipes.material import Material, MaterialConfig
 from llm_rec.recipes.methods import MethodConfig, Trained, train_method
 from llm_rec.report.report import REPORT, Report
+from llm_rec.serving.models import Model
 from llm_rec.serving.recommender import Recommender
 from llm_rec.training.trainer import TrainResult
 
@@ -42,7 +44,7 @@ TARGETS = "targets.npz"
 class RunSettings:
     """Everything a run's numbers depend on beside its material."""
 
-    method: MethodConfig
+    method: MethodConfig | HybridMethodConfig
     material: MaterialConfig
     evaluation: EvaluationConfig
     seed: int
@@ -53,32 +55,50 @@ def train_run(name: str, settings: RunSettings, material: Material, folder: Path
 
     Several processes (``accelerate launch``) train and rank together; the first one writes, and all get the report.
     """
+    if isinstance(settings.method, HybridMethodConfig):
+        raise TypeError("a hybrid trains nothing; llm_rec.recipes.train_hybrid makes its run")
     if is_first():
         claim_run(folder, to_plain(settings), material.inputs, read_settings_of)
     wait_for_all()
     start = time.perf_counter()
     trained = train_method(settings.method, material, seed=settings.seed, folder=folder / "phases")
-    trained_at = time.perf_counter()
+    seconds = time.perf_counter() - start
+    history = history_of(trained.results)
+    return finish_run(name, settings, material, folder, trained.model, seconds=seconds, history=history), trained
+
+
+def finish_run(
+    name: str,
+    settings: RunSettings,
+    material: Material,
+    folder: Path,
+    model: Model,
+    *,
+    seconds: float,
+    history: Sequence[Mapping[str, float]] = (),
+) -> Report:
+    """Save and evaluate `model`, whose training took `seconds`; a report that is there already is read instead."""
     if (folder / REPORT).is_file():  # written last
-        return Report.load(folder), trained
+        return Report.load(folder)
+    start = time.perf_counter()
     if is_first():
-        recommender = Recommender(trained.model, material.catalog, material.split.log)
+        recommender = Recommender(model, material.catalog, material.split.log)
         recommender.save(folder / "recommender", overwrite=True)
     parts: tuple[Part, ...] = ("validation", "test") if len(material.split.validation) else ("test",)
-    found = {part: evaluate(trained.model, material, part, settings.evaluation) for part in parts}
+    found = {part: evaluate(model, material, part, settings.evaluation) for part in parts}
     report = Report.of(
         name,
         {part: evaluation.summary for part, evaluation in found.items()},
         config=mapping_of(to_plain(settings)),
         fingerprints=material.inputs,
         seeds={"seed": settings.seed},
-        timings={"train": trained_at - start, "evaluate": time.perf_counter() - trained_at},
-        history=history_of(trained.results),
+        timings={"train": seconds, "evaluate": time.perf_counter() - start},
+        history=history,
     )
     if is_first():
         save_targets(folder / TARGETS, found["test"])
         report.save(folder)
-    return report, trained
+    return report
 
 
 def history_of(results: Mapping[str, TrainResult]) -> list[dict[str, float]]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 import torch
@@ -16,21 +15,20 @@ from llm_rec.codec import Plain
 from llm_rec.data import Catalog, Interactions
 from llm_rec.data.user_keys import NO_USER, user_keys
 from llm_rec.errors import ArtifactError, DataError
+from llm_rec.generative.hybrid import HybridRecommender
 from llm_rec.generative.model import GenerativeModel
 from llm_rec.metrics.exact import Best, Candidates, Pairs, best_items
-from llm_rec.pad.model import PADModel
-from llm_rec.sequential.model import SequentialModel
+from llm_rec.serving.models import DenseModel, Model, kind_of, load_model, save_model
 
 KIND = "recommender"
 _HISTORIES_AT_ONCE = 256
 _LISTS_AT_ONCE = 64  # beam search keeps keys and values for every beam
-Model = SequentialModel | PADModel | GenerativeModel
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One recommended item: its raw id, its text, and the score that ranked it: an inner product, or the log
-    probability of its codes."""
+    """One recommended item: its raw id, its text, and the score that ranked it: an inner product, the log probability
+    of its codes, or what a hybrid makes of both."""
 
     item: str
     text: str
@@ -41,11 +39,11 @@ class Recommender:
     """Top-k items for raw histories, or for known users when the log was kept.
 
     `recommend` needs neither the text encoder nor the training data: item vectors are computed once, here. A generative
-    model has none (`item_vectors` is None); it searches its codes instead.
+    model has none (`item_vectors` is None); it searches its codes instead. A hybrid has those of its dense side.
     """
 
     def __init__(self, model: Model, catalog: Catalog, log: Interactions | None = None) -> None:
-        self.model = model.eval()
+        self.model = model if isinstance(model, HybridRecommender) else model.eval()
         self.catalog = catalog
         self.log = log
         self.item_vectors = _item_vectors(model)
@@ -97,7 +95,7 @@ class Recommender:
         self._require_rows(histories)
         keys = np.full(len(histories), NO_USER, dtype=np.int64) if users is None else user_keys(users)
         k, found = min(k, len(self.catalog)), list[list[Recommendation]]()
-        at_once = _LISTS_AT_ONCE if isinstance(self.model, GenerativeModel) else _HISTORIES_AT_ONCE
+        at_once = _HISTORIES_AT_ONCE if isinstance(self.model, DenseModel) else _LISTS_AT_ONCE
         for start in range(0, len(histories), at_once):
             chosen = slice(start, start + at_once)
             found += self._items(self._best(histories[chosen], keys[chosen], k, exclude_seen=exclude_seen))
@@ -106,7 +104,7 @@ class Recommender:
     def _best(
         self, some: Sequence[Int64[np.ndarray, "_"]], keys: Int64[np.ndarray, "users"], k: int, *, exclude_seen: bool
     ) -> Best:
-        if isinstance(self.model, GenerativeModel):
+        if not isinstance(self.model, DenseModel):
             device = self.model.device
             seen = torch.from_numpy(_padded(some)).to(device) if exclude_seen else None
             history = torch.from_numpy(_padded([history[-self.model.max_length :] for history in some])).to(device)
@@ -135,7 +133,7 @@ class Recommender:
         """Write model, catalog and (if there is one) log below `path`; `load` needs nothing else."""
         path = Path(path)
         name = fingerprint(KIND, self.catalog.fingerprint, self.log.fingerprint if self.log else "")
-        details: dict[str, Plain] = {"model": _kind(self.model), "log": self.log is not None}
+        details: dict[str, Plain] = {"model": kind_of(self.model), "log": self.log is not None}
         with write_artifact(
             path,
             kind=KIND,
@@ -144,7 +142,7 @@ class Recommender:
             details=details,
             overwrite=overwrite,
         ) as folder:
-            self.model.save_pretrained(folder / "model")
+            save_model(self.model, folder / "model")
             self.catalog.save(folder / "catalog")
             if self.log is not None:
                 self.log.save(folder / "interactions")
@@ -164,7 +162,7 @@ class Recommender:
         return self.item_vectors, self._candidates
 
     def _user_vectors(
-        self, model: SequentialModel | PADModel, histories: Sequence[Int64[np.ndarray, "_"]]
+        self, model: DenseModel, histories: Sequence[Int64[np.ndarray, "_"]]
     ) -> Float32[Tensor, "batch width"]:
         padded = _padded([history[-model.max_length :] for history in histories])
         with torch.no_grad():
@@ -219,20 +217,10 @@ class Recommender:
 def _item_vectors(model: Model) -> Float[Tensor, "items_plus_one width"] | None:
     if isinstance(model, GenerativeModel):
         return None
+    if isinstance(model, HybridRecommender):
+        return model.vectors
     with torch.no_grad():
         return model.item_vectors()
-
-
-def _kind(model: Model) -> str:
-    match model:
-        case PADModel():
-            return "pad"
-        case SequentialModel():
-            return "sequential"
-        case GenerativeModel():
-            return "generative"
-        case _:
-            assert_never(model)
 
 
 def _padded(histories: Sequence[Int64[np.ndarray, "_"]]) -> Int64[np.ndarray, "batch length"]:
@@ -241,18 +229,3 @@ def _padded(histories: Sequence[Int64[np.ndarray, "_"]]) -> Int64[np.ndarray, "b
     mask = np.arange(padded.shape[1]) < np.array([len(history) for history in histories])[:, None]
     padded[mask] = np.concatenate(histories)
     return padded
-
-
-def load_model(path: Path | str) -> Model:
-    """The model at `path`, whichever of the trained kinds it is."""
-    path = Path(path)
-    kind = read_manifest(path).kind
-    match kind:
-        case "sequential_model":
-            return SequentialModel.from_pretrained(path)
-        case "pad_model":
-            return PADModel.from_pretrained(path)
-        case "generative_model":
-            return GenerativeModel.from_pretrained(path)
-        case _:
-            raise ArtifactError(f"{path} holds a {kind}, not a trained model")

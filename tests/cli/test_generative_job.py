@@ -65,7 +65,7 @@ def test_codes_are_no_item_vectors(place: Workspace, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as stopped:
         main(["encode", "--workspace", str(place.root), "--preset", "run", "--run", "generative", "--name", "cf"])
     assert stopped.value.code == 2
-    assert "a generative run writes codes and has no item vectors" in capsys.readouterr().err
+    assert "a generative run ranks by no item vectors" in capsys.readouterr().err
 
 
 def test_tiger_is_a_preset_of_both_verbs(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

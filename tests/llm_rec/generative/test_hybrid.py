@@ -50,7 +50,7 @@ def naive(both, history, user, seen, weight, k):
 
     generated = beam_search(both.generative, history[None], user[None], beams=5, seen=torch.tensor([seen])).items[0]
     chosen = {row for row in generated.tolist() if row}
-    chosen |= set(best(dense, open_, 4)) | set(best(dense, [row for row in open_ if COUNTS[row] == 0], 3))
+    chosen |= set(best(dense, open_, max(4, k))) | set(best(dense, [row for row in open_ if COUNTS[row] == 0], 3))
     rows = sorted(chosen)
 
     def softmax(scores):
@@ -103,11 +103,11 @@ def test_asking_for_more_than_there_is_gives_row_zero():
 
 def test_the_chosen_weight_is_the_best_of_the_validation():
     split = leave_one_out(planted_world(20, 30, num_clusters=3, lengths=(4, 9), seed=1).log)
-    both = hybrid()
+    both = hybrid(dense=12)
     weight, values = choose_weight(both, split, weights=(0.0, 0.3, 1.0))
     assert weight == max(values, key=lambda w: (values[w], -w))
     for each in values:
-        own = hybrid(weight=each)
+        own = hybrid(weight=each, dense=12)
         expected = per_target(rank_lists(own, split, "validation", k=12), (10,))["ndcg@10"].mean()
         assert values[each] == pytest.approx(expected, abs=1e-9)
     assert len(set(values.values())) > 1
@@ -134,3 +134,9 @@ def test_each_once_keeps_the_set():
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         hybrid(**settings)
+
+
+def test_a_list_is_as_long_as_asked_for():
+    found = hybrid().recommend(HISTORY, USERS, HISTORY, 20)
+    assert found.rows.ne(0).all()
+    assert (found.scores.diff(dim=1) <= 0).all()

@@ -18,7 +18,8 @@ from llm_rec.pad.model import PADConfig, PADModel
 from llm_rec.sequential.items import ItemSources
 from llm_rec.sequential.model import SequentialConfig, SequentialModel
 from llm_rec.sequential.sasrec import SASRecConfig
-from llm_rec.serving.recommender import Recommender, load_model
+from llm_rec.serving.models import load_model
+from llm_rec.serving.recommender import Recommender
 from semantic_ids.code_table import CodeTable
 
 BACKBONE = SASRecConfig(num_layers=1, num_heads=1)
