@@ -124,7 +124,10 @@ PRESETS: dict[str, Callable[[Shape], CTRModelConfig]] = {
     ),
     "FinalMLP": lambda s: module_presets.finalmlp(dim=s.dim, first=s.hidden, second=s.hidden),
     "FinalNet": lambda s: module_presets.finalnet(
-        dim=s.dim, blocks=FinalNetConfig(first=FinalBlockConfig(dropout=s.hidden.dropout))
+        dim=s.dim,
+        blocks=FinalNetConfig(
+            first=FinalBlockConfig(hidden=s.hidden.widths, batch_norm=s.hidden.batch_norm, dropout=s.hidden.dropout)
+        ),
     ),
     "FinalNet (product layer)": lambda s: presets.finalnet_product(dim=s.dim, hidden=s.hidden),
     "DNN": lambda s: presets.dnn(dim=s.dim, hidden=s.hidden),
