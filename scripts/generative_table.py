@@ -27,6 +27,7 @@ from llm_rec.artifacts import write_bytes
 from llm_rec.generative.t5 import T5ShapeConfig
 from llm_rec.recipes.generative import GenerativeMethodConfig
 from llm_rec.recipes.generative_tables import HybridRow, details_markdown, run_generative_table
+from llm_rec.recipes.hybrid import HybridMethodConfig
 from llm_rec.recipes.presets import generative, tiger
 from llm_rec.recipes.tables import TableRow, exit_status, job_of, selected, table_options, write_results
 from llm_rec.sequential.code_ngrams import NgramItemsConfig
@@ -56,7 +57,8 @@ def main() -> int:
     if args.quick:
         args.seeds, args.epochs = 1, args.epochs or 1
     rows = list(table_rows(args))
-    hybrid = HybridRow(name=HYBRID, dense=MASKED, generative=MODERN, validation_targets=4096, seeds=args.seeds)
+    method = HybridMethodConfig(dense=MASKED, generative=MODERN, validation_targets=4096)
+    hybrid = HybridRow(name=HYBRID, method=method, seeds=args.seeds)
     known = [*(row.name for row in rows), HYBRID]
     names = selected(known, args.rows or (QUICK if args.quick else []))
     job = job_of(args, rows, sorted(names - {HYBRID}), QUANTIZERS)

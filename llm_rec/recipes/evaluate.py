@@ -25,15 +25,13 @@ from llm_rec.recipes.domain_runs import DomainRunEvaluationConfig, read_domain_s
 from llm_rec.recipes.evaluation import EvaluationConfig, evaluate
 from llm_rec.recipes.material import open_material
 from llm_rec.recipes.recipe import Recipe
-from llm_rec.recipes.runs import TARGETS, read_settings_of, run_task, save_targets
+from llm_rec.recipes.runs import TARGETS, load_run_model, read_settings_of, run_task, save_targets
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import Report
 from llm_rec.serving.clicks import KIND as CLICK_KIND
 from llm_rec.serving.clicks import load_click_model
 from llm_rec.serving.domains import FORM as DOMAIN_FORM
 from llm_rec.serving.domains import load_domain_model
-from llm_rec.serving.models import load_model
-from llm_rec.serving.recommender import KIND
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +62,9 @@ def run(job: EvaluateJob) -> Report:
     if kind == "domains":
         return _domains(place, folder, job)
     settings = read_settings_of(folder)
-    place.need(folder / "recommender", KIND, f"llm-rec train --name {job.name}")
+    model = load_run_model(place, job.name)
     material = open_material(place, settings.material)
-    found = evaluate(load_model(folder / "recommender" / "model"), material, job.part, job.evaluation)
+    found = evaluate(model, material, job.part, job.evaluation)
     report = Report.of(
         job.name,
         {job.part: found.summary},

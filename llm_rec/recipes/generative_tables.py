@@ -8,7 +8,7 @@ rows with the same seed, and the weight that ranks their validation targets best
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from llm_rec.codec import Plain, identity
 from llm_rec.data.splits import Split
 from llm_rec.errors import ConfigError
 from llm_rec.experiment import Cell, CellResult, Ledger, Record, markdown_lines, run_grid, table
-from llm_rec.generative.hybrid import HybridConfig
 from llm_rec.generative.model import GenerativeModel
 from llm_rec.generative.search import beam_search, free_beam_search
 from llm_rec.metrics.lists import asked_of
@@ -38,15 +37,15 @@ CURVE = "curve"  # the slice of figures by step
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HybridRow:
-    """Two rows of the table as one recommender; the weight in `search` is chosen anew. `validation_targets` of the
-    validation choose it."""
+    """Two rows of the table, which `method` names, as one recommender; its weight is chosen for every seed."""
 
     name: str
-    dense: str
-    generative: str
-    search: HybridConfig = field(default_factory=HybridConfig)
-    validation_targets: int | None = None
+    method: HybridMethodConfig
     seeds: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.method.choose_weight:
+            raise ConfigError(f"{self.name}: a hybrid row reports the weight it chose; leave choose_weight on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +86,13 @@ class GenerativeRunner:
         )
 
     def _hybrid(self, row: HybridRow, seed: int) -> list[Record]:
-        dense, generative = (self.trained(name, seed).model for name in (row.dense, row.generative))
+        method = row.method
+        dense, generative = (self.trained(name, seed).model for name in (method.dense, method.generative))
         if not isinstance(generative, GenerativeModel) or not isinstance(dense, DenseModel):
-            raise ConfigError(f"{row.name}: {row.generative!r} must be a generative row and {row.dense!r} must not")
-        material = material_of(self.plain.out, self.plain.rows[row.generative].codes)
-        method = HybridMethodConfig(search=row.search, validation_targets=row.validation_targets)
+            raise ConfigError(
+                f"{row.name}: {method.generative!r} must be a generative row and {method.dense!r} must not"
+            )
+        material = material_of(self.plain.out, self.plain.rows[method.generative].codes)
         both, values = build_hybrid(method, dense, generative, material)
         weight = both.config.weight
         columns: dict[str, Plain] = {"slice": "all"}
@@ -105,7 +106,7 @@ def run_generative_table(job: TableJob, hybrids: Sequence[HybridRow]) -> list[Ce
     context: dict[str, Plain] = {**material.inputs, "quick": job.quick}
     marks = {row.name: row_mark(row, job) for row in job.rows}
     rows = {row.name: row for row in job.rows}
-    needed = {name for hybrid in hybrids for name in (hybrid.dense, hybrid.generative)}
+    needed = {name for hybrid in hybrids for name in (hybrid.method.dense, hybrid.method.generative)}
     missing = sorted(needed - set(rows))
     if missing:
         raise ConfigError(f"a hybrid row needs the row {missing[0]!r}; name it in --rows too, or leave the hybrid out")
@@ -135,7 +136,8 @@ def row_cell(row: TableRow, seed: int, marks: Mapping[str, str]) -> Cell:
 
 def hybrid_cell(row: HybridRow, seed: int, marks: Mapping[str, str]) -> Cell:
     """Known by the methods of its parts, so that other training makes another cell."""
-    parts = {"dense": marks[row.dense], "generative": marks[row.generative], "hybrid": identity(row)}
+    dense, generative = marks[row.method.dense], marks[row.method.generative]
+    parts = {"dense": dense, "generative": generative, "hybrid": identity(row)}
     return Cell(row.name, {"method": fingerprint(canonical_json(parts))}, seed)
 
 

@@ -34,8 +34,7 @@ def build_hybrid(
 
     `ConfigError` when the weight is to be chosen and there is nothing to choose it by.
     """
-    counts = material.split.train_counts
-    hybrid = HybridRecommender(dense.to(generative.device), generative, counts, method.search)
+    hybrid = HybridRecommender(dense.to(generative.device), generative, material.split.train_counts, method.search)
     if not method.choose_weight:
         return hybrid, {}
     if not len(material.split.validation):
@@ -46,4 +45,5 @@ def build_hybrid(
     weight, values = choose_weight(
         hybrid, some_targets(material.split, method.validation_targets), metric=method.metric
     )
-    return HybridRecommender(dense, generative, counts, replace(method.search, weight=weight)), values
+    hybrid.config = replace(method.search, weight=weight)
+    return hybrid, values

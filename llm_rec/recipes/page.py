@@ -15,11 +15,10 @@ from llm_rec.data import FrequencyBuckets
 from llm_rec.errors import ArtifactError
 from llm_rec.pad.model import PADModel
 from llm_rec.recipes.material import CODES_FILE, CODES_KIND, open_material
-from llm_rec.recipes.runs import read_settings_of
+from llm_rec.recipes.runs import load_run_model, read_settings_of
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.html import CodeUsage, EmbeddingMap, GateWeights, Page
 from llm_rec.report.report import Comparison
-from llm_rec.serving.models import load_model
 from llm_rec.store import EmbeddingStore
 from semantic_ids.code_table import CodeTable
 
@@ -45,7 +44,7 @@ def page_of(place: Workspace, names: Sequence[str], comparison: Comparison) -> P
 
 def _gates(place: Workspace, name: str) -> list[GateWeights]:
     """Mean gate weights by frequency bucket, of a PAD run; nothing for other runs."""
-    model = load_model(place.run(name) / "recommender" / "model")
+    model = load_run_model(place, name)
     if not isinstance(model, PADModel):
         return []
     counts = open_material(place, read_settings_of(place.run(name)).material).split.train_counts

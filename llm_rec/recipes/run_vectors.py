@@ -11,10 +11,9 @@ from llm_rec.codec import Plain
 from llm_rec.data import Split
 from llm_rec.errors import ConfigError
 from llm_rec.recipes.material import open_material
-from llm_rec.recipes.runs import read_settings_of
+from llm_rec.recipes.runs import load_run_model, read_settings_of
 from llm_rec.recipes.workspace import Workspace
-from llm_rec.serving.models import DenseModel, Model, kind_of, load_model
-from llm_rec.serving.recommender import KIND as RECOMMENDER
+from llm_rec.serving.models import DenseModel, Model, kind_of
 from llm_rec.store import KIND, EmbeddingStore, ShardLayout, manifest_of, shard_path, write_shard
 
 _SHARD_ROWS = 65_536
@@ -24,12 +23,11 @@ def encode_run(place: Workspace, run: str, name: str, *, overwrite: bool = False
     """Write ``workspace/embeddings/<name>``: the item vectors of a sequential run or of PAD, which its inner products
     rank by. Items without a train event get a zero vector: behaviour says nothing about them.
     """
-    folder = place.run(run)
-    settings = read_settings_of(folder)
-    place.need(folder / "recommender", RECOMMENDER, f"llm-rec train --name {run}")
+    settings = read_settings_of(place.run(run))
+    model = load_run_model(place, run)
     material = open_material(place, settings.material)
     return save_item_vectors(
-        item_vectors(load_model(folder / "recommender" / "model")),
+        item_vectors(model),
         material.split,
         place.embeddings(name),
         inputs={"catalog": material.catalog.fingerprint, "interactions": material.inputs["interactions"]},

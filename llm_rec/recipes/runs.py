@@ -24,9 +24,10 @@ from llm_rec.recipes.evaluation import Evaluation, EvaluationConfig, evaluate
 from llm_rec.recipes.hybrid import HybridMethodConfig
 from llm_rec.recipes.material import Material, MaterialConfig
 from llm_rec.recipes.methods import MethodConfig, Trained, train_method
+from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import REPORT, Report
-from llm_rec.serving.models import Model
-from llm_rec.serving.recommender import Recommender
+from llm_rec.serving.models import Model, load_model
+from llm_rec.serving.recommender import KIND, Recommender
 from llm_rec.training.trainer import TrainResult
 
 RunKind: TypeAlias = Literal["ranking", "clicks", "domains"]
@@ -121,6 +122,13 @@ def read_settings_of(folder: Path) -> RunSettings:
         return from_plain(RunSettings, read_json(path))
     except ConfigError as error:
         raise ArtifactError(f"{path}: {error}; train the run again with --overwrite") from error
+
+
+def load_run_model(place: Workspace, name: str) -> Model:
+    """The trained recommender of a run; `ArtifactError` names the verb that makes it when it is not there."""
+    folder = place.run(name) / "recommender"
+    place.need(folder, KIND, f"llm-rec train --name {name}")
+    return load_model(folder / "model")
 
 
 def save_targets(path: Path, evaluation: Evaluation) -> None:

@@ -17,11 +17,19 @@ from llm_rec.recipes.evaluation import EvaluationConfig
 from llm_rec.recipes.hybrid import HybridMethodConfig, build_hybrid
 from llm_rec.recipes.material import Material, MaterialConfig, open_material
 from llm_rec.recipes.recipe import Recipe
-from llm_rec.recipes.runs import INPUTS, RunSettings, claim_run, finish_run, mapping_of, need_run, read_settings_of
+from llm_rec.recipes.runs import (
+    INPUTS,
+    RunSettings,
+    claim_run,
+    finish_run,
+    load_run_model,
+    mapping_of,
+    need_run,
+    read_settings_of,
+)
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import REPORT, Report
-from llm_rec.serving.models import DenseModel, Model, kind_of, load_model
-from llm_rec.serving.recommender import KIND
+from llm_rec.serving.models import DenseModel, kind_of
 
 WEIGHTS = "weights.json"
 
@@ -45,28 +53,22 @@ class HybridJob:
 def run(job: HybridJob) -> Report:
     """Write ``workspace/runs/<name>`` and print the weights that were tried and the test metrics by slice."""
     place, method = Workspace(job.workspace), job.method
-    dense, generative = (_model(place, name) for name in (method.dense, method.generative))
-    if not isinstance(dense, DenseModel):
-        raise ConfigError(
-            f"run {method.dense!r} is {kind_of(dense)}; method.dense needs a sequential run, or one of pad"
-        )
-    if not isinstance(generative, GenerativeModel):
-        raise ConfigError(
-            f"run {method.generative!r} is {kind_of(generative)}; method.generative needs a generative run"
-        )
-    material = _material(place, method)
-    settings = RunSettings(method=method, material=_common(place, method), evaluation=job.evaluation, seed=0)
     folder = place.run(job.name)
+    finished = (folder / REPORT).is_file() and not job.overwrite
+    models = None if finished else _models(place, method)
+    common = _common(place, method)
+    material = _material(place, method, common)
+    settings = RunSettings(method=method, material=common, evaluation=job.evaluation, seed=0)
     if is_first():
         if job.overwrite:
             shutil.rmtree(folder, ignore_errors=True)
         claim_run(folder, to_plain(settings), material.inputs, read_settings_of)
     wait_for_all()
-    if (folder / REPORT).is_file():
+    if models is None:
         report = Report.load(folder)
     else:
         start = time.perf_counter()
-        hybrid, tried = build_hybrid(method, dense, generative, material)
+        hybrid, tried = build_hybrid(method, *models, material)
         if is_first():
             write_json(
                 folder / WEIGHTS, {"weight": hybrid.config.weight, "tried": [list(each) for each in tried.items()]}
@@ -78,11 +80,20 @@ def run(job: HybridJob) -> Report:
     return report
 
 
-def _model(place: Workspace, name: str) -> Model:
-    folder = place.run(name)
-    need_run(folder, "ranking")
-    place.need(folder / "recommender", KIND, f"llm-rec train --name {name}")
-    return load_model(folder / "recommender" / "model")
+def _models(place: Workspace, method: HybridMethodConfig) -> tuple[DenseModel, GenerativeModel]:
+    """Both sides; `ConfigError` for a run that cannot be what it is named for."""
+    for name in (method.dense, method.generative):
+        need_run(place.run(name), "ranking")
+    dense, generative = (load_run_model(place, name) for name in (method.dense, method.generative))
+    if not isinstance(dense, DenseModel):
+        raise ConfigError(
+            f"run {method.dense!r} is {kind_of(dense)}; method.dense needs a sequential run, or one of pad"
+        )
+    if not isinstance(generative, GenerativeModel):
+        raise ConfigError(
+            f"run {method.generative!r} is {kind_of(generative)}; method.generative needs a generative run"
+        )
+    return dense, generative
 
 
 def _common(place: Workspace, method: HybridMethodConfig) -> MaterialConfig:
@@ -95,10 +106,10 @@ def _common(place: Workspace, method: HybridMethodConfig) -> MaterialConfig:
     return MaterialConfig(split=dense, embeddings=None)
 
 
-def _material(place: Workspace, method: HybridMethodConfig) -> Material:
+def _material(place: Workspace, method: HybridMethodConfig, common: MaterialConfig) -> Material:
     """Catalog and split, which both runs must have been made from; the runs are inputs like them."""
-    material = open_material(place, _common(place, method))
-    models = {}
+    material = open_material(place, common)
+    marks = {}
     for name in (method.dense, method.generative):
         made_from = mapping_of(read_json(place.run(name) / INPUTS))
         for what in ("catalog", "interactions"):
@@ -106,8 +117,8 @@ def _material(place: Workspace, method: HybridMethodConfig) -> Material:
                 raise ConfigError(
                     f"run {name!r} was made from another {what} than the workspace has now; train it again"
                 )
-        models[name] = read_manifest(place.run(name) / "recommender" / "model").fingerprint
-    named = {"dense": models[method.dense], "generative": models[method.generative]}
+        marks[name] = read_manifest(place.run(name) / "recommender" / "model").fingerprint
+    named = {"dense": marks[method.dense], "generative": marks[method.generative]}
     return replace(material, inputs={**material.inputs, **named})
 
 

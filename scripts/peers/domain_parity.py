@@ -187,19 +187,19 @@ def scenario_wise(name: str, config: DomainModelConfig) -> dict[str, float]:
     features = [SparseFeature("x", vocab_size=2, embed_dim=INPUTS)]
     expert, tower = {"dims": list(EXPERT.widths)}, {"dims": list(TOWER.widths)}
     if name == "MMoE":
-        theirs = TheirMMoE(features, HEADS, body.config.num_shared, expert, tower)
+        theirs = TheirMMoE(features, HEADS, body.config.num_shared, expert, tower).double()
         (level,) = body.levels
         for place, each in enumerate(theirs.experts):
-            twins.move(level.shared, place, each.double())
+            twins.move(level.shared, place, each)
         for place, each in enumerate(theirs.gates):
-            twins.move(level.gate, place, each.double())
+            twins.move(level.gate, place, each)
     else:
         counts = body.config
         theirs = TheirPLE(
             features, HEADS, counts.num_levels, counts.num_specific, counts.num_shared, expert, tower
         ).double()
         move_levels(twins, body, list(theirs.cgc_layers), stem=False)
-    theirs = theirs.double().eval()
+    theirs.eval()
     for place, each in enumerate(theirs.towers):
         twins.move(model.heads.towers, place, each)
     theirs.embedding = Concatenated(given)

@@ -23,12 +23,17 @@ SMALL = (
 
 @pytest.fixture(scope="module", name="place")
 def fixture_place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    world = planted_world(30, 24, num_clusters=3, seed=2)
-    place = Workspace(tmp_path_factory.mktemp("generative"))
+    return indexed(tmp_path_factory.mktemp("generative"), items=24, codebook_size=2)
+
+
+def indexed(root: Path, *, items: int, codebook_size: int) -> Workspace:
+    """A small planted world with embeddings and codes."""
+    world = planted_world(30, items, num_clusters=3, seed=2)
+    place = Workspace(root)
     world.catalog.save(place.catalog)
     world.log.save(place.interactions)
     main(["encode", "--workspace", str(place.root), "--preset", "hashing", "--encoder.dim", "16"])
-    index.run(IndexJob(workspace=place.root, quantizer=RQKMeansConfig(num_codebooks=2, codebook_size=2)))
+    index.run(IndexJob(workspace=place.root, quantizer=RQKMeansConfig(num_codebooks=2, codebook_size=codebook_size)))
     return place
 
 

@@ -11,26 +11,18 @@ from llm_rec.cli import main
 from llm_rec.data.synthetic import planted_world
 from llm_rec.errors import ArtifactError
 from llm_rec.generative.hybrid import HybridRecommender
-from llm_rec.recipes import index
-from llm_rec.recipes.index import IndexJob
 from llm_rec.recipes.workspace import Workspace
 from llm_rec.report.report import Report
 from llm_rec.serving.models import load_model, save_model
 from llm_rec.serving.recommender import Recommender
-from semantic_ids.quantizers import RQKMeansConfig
-from tests.cli.test_generative_job import SMALL
+from tests.cli.test_generative_job import SMALL, indexed
 
 FEW = ("--evaluation.samples", "20", "--evaluation.buckets", "2")
 
 
 @pytest.fixture(scope="module", name="made")
 def fixture_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    world = planted_world(30, 40, num_clusters=3, seed=2)
-    place = Workspace(tmp_path_factory.mktemp("hybrid"))
-    world.catalog.save(place.catalog)
-    world.log.save(place.interactions)
-    main(["encode", "--workspace", str(place.root), "--preset", "hashing", "--encoder.dim", "16"])
-    index.run(IndexJob(workspace=place.root, quantizer=RQKMeansConfig(num_codebooks=2, codebook_size=3)))
+    place = indexed(tmp_path_factory.mktemp("hybrid"), items=40, codebook_size=3)
     main(["train", "generative", "--workspace", str(place.root), *SMALL])
     main(["train", "--workspace", str(place.root), "--method.trainer.epochs", "2", "--method.model.dim", "8", *FEW])
     return place.root

@@ -11,6 +11,7 @@ import pytest
 from llm_rec.errors import ConfigError
 from llm_rec.experiment import Cell
 from llm_rec.recipes import generative_tables
+from llm_rec.recipes.hybrid import HybridMethodConfig
 from llm_rec.recipes.presets import tiger
 from semantic_ids.quantizers import RQKMeansConfig
 from tests.scripts.loading import load
@@ -89,7 +90,7 @@ def test_the_paper_config_is_the_published_recipe(script: ModuleType) -> None:
 
 
 def test_other_parts_make_another_hybrid(script: ModuleType) -> None:
-    row = generative_tables.HybridRow(name="h", dense="a", generative="b")
+    row = generative_tables.HybridRow(name="h", method=HybridMethodConfig(dense="a", generative="b"))
     one, other = (generative_tables.hybrid_cell(row, 0, {"a": mark, "b": "y"}) for mark in ("x", "z"))
     assert isinstance(one, Cell)
     assert one != other
