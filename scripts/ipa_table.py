@@ -6,12 +6,13 @@ Protocol, the same for all rows: vectors of 10 numbers, an MLP of 400 x 3 with b
 one, 4 cross layers, Adam at 1e-3, batches of 4,096, a tenth of the learning rate after each epoch without a gain in
 validation AUC, stop after two; tables start at N(0, .01^2), because products of vectors that start at 1e-4 are dead.
 Settings of each model are trained with seed 0: embedding L2 and dropout {(.05, 0), (.05, .4), (0, .4)} where it has
-dropout, embedding L2 {0, 1e-4} where it has none (more leaves little of FM). The one of the highest validation AUC is
-trained with the other seeds (``tuning.json`` has all). Matrix products of tuned rows are in bfloat16 (weights,
-sums and normalisations are not): twice the speed of float32 on a CPU with AMX, and within seed noise of it for DCNv2;
-`--precision no` is float32. Grid, initialisation, stopping and precision are our choice, not a paper's. PFL is a
-reconstruction: see `ctr_models.interactions.presets.pfl`; FFM has slices of 4 numbers for each partner field, GwPFM
-groups the first field, the second, and all others.
+dropout; where it has none, embedding L2 {0, 1e-4} (more leaves little of FM) from N(0, .01^2) and from N(0, .1^2):
+without an MLP, the rate is often gone before products of small vectors have grown. The setting of the highest
+validation AUC is trained with the other seeds (``tuning.json`` has all). Matrix products of tuned rows are in bfloat16
+(weights, sums and normalisations are not): twice the speed of float32 on a CPU with AMX, and within seed noise of it
+for DCNv2; `--precision no` is float32. Grid, initialisation, stopping and precision are our choice, not a paper's. PFL
+is a reconstruction: see `ctr_models.interactions.presets.pfl`; FFM has slices of 4 numbers for each partner field,
+GwPFM groups the first field, the second, and all others.
 
 "DCNv2 (BARS setting)" is the setting of the public benchmark for Frappe_x1 (tables from N(0, 1e-4^2), L2 .05, dropout
 .4), beside the figures it published for its own draw of negatives. The rows "(equal setting)" have vectors of 16
@@ -148,10 +149,15 @@ class Point:
 
     embedding_l2: float
     dropout: float
+    start: float = 0.01  # standard deviation of the tables
+
+    @property
+    def label(self) -> str:
+        return f"embedding_l2 {self.embedding_l2}, dropout {self.dropout}, start {self.start}"
 
 
 WITH_MLP = tuple(Point(embedding_l2=l2, dropout=dropout) for l2, dropout in ((0.05, 0.0), (0.05, 0.4), (0.0, 0.4)))
-WITHOUT_MLP = tuple(Point(embedding_l2=l2, dropout=0.0) for l2 in (0.0, 1e-4))
+WITHOUT_MLP = tuple(Point(embedding_l2=l2, dropout=0.0, start=start) for start in (0.01, 0.1) for l2 in (0.0, 1e-4))
 
 
 def main() -> int:
@@ -192,7 +198,7 @@ def options() -> argparse.ArgumentParser:
 
 def method(model: CTRModelConfig, point: Point, args: argparse.Namespace) -> ClickMethodConfig:
     """The protocol of all tuned rows."""
-    found = ClickMethodConfig(model=model, embedding_l2=point.embedding_l2, init=NormalInit(std=0.01))
+    found = ClickMethodConfig(model=model, embedding_l2=point.embedding_l2, init=NormalInit(std=point.start))
     epochs = found.trainer.epochs if args.epochs is None else args.epochs
     return replace(found, trainer=replace(found.trainer, epochs=epochs, precision=args.precision))
 
@@ -211,7 +217,7 @@ def tuned_rows(names: Sequence[str], log: Path, fields: int, args: argparse.Name
     groups = {}
     for name in names:
         groups[name] = {
-            f"embedding_l2 {point.embedding_l2}, dropout {point.dropout}": ClickRow(
+            point.label: ClickRow(
                 name=name,
                 method=method(preset(name, fields, point.dropout), point, args),
                 log=log,
