@@ -394,7 +394,7 @@ def _item_rows(
         )
     if unknown_items == "error":
         what = f"{source}: column {str(column.name)!r}: item that the catalog lacks"
-        fix = 'add it to the catalog, or pass unknown_items="drop"'
+        fix = 'add it to the catalog, or leave rows out by unknown_items="drop" (--source.options.unknown-items drop)'
         tables.refuse_rows(unknown, column, f"{what} ({len(np.unique(codes[unknown]))} distinct)", fix)
     return rows
 
