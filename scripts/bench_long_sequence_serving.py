@@ -173,7 +173,7 @@ class World:
     def search_anew(self, ids: Tensor, k: int) -> Tensor:
         rows = encode(ids, self.keys_of(ids), "float32")
         bias = None if self.bias is None else by_column(self.bias, len(ids))
-        return running_topk(score_tiles(self.queries, rows, bias, rounded=False), k).indices
+        return running_topk(score_tiles(self.queries, rows, bias), k).indices
 
     def recall(self, storage: Storage, k: int) -> float:
         """Share of the k best events that search in `storage` finds."""

@@ -12,11 +12,13 @@ three books of 256 codes:
 
 Faster is worth nothing where more is lost, so the squared error of each fit, relative to the variance, is measured on
 the same rows and stands beside its seconds; `ratio` above 1 means that ours is better in both kinds of lines. Times are
-the best of several runs that take turns. faiss is the extra ``llm-rec[faiss]``.
+the best of `--rounds` in which all take turns. faiss is the extra ``llm-rec[faiss]``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeAlias
 
 import faiss
 import numpy as np
@@ -24,33 +26,36 @@ import torch
 from jaxtyping import Float32
 from vector_quantize_pytorch import ResidualVQ
 
-from llm_rec.experiment import Measured, bench_options, take_turns, write_bench
+from llm_rec.experiment import Measured, bench_options, write_bench
 from semantic_ids.quantizers import PQConfig, QuantizerConfig, RQKMeansConfig, build_quantizer
 
 DIM, BOOKS, SIZE, ITERATIONS, BATCH = 384, 3, 256, 25, 2048
 SCALES, QUICK_SCALES = (12_000, 100_000), (6_000,)
-Rows = Float32[np.ndarray, "rows dim"]
+Rows: TypeAlias = Float32[np.ndarray, "rows dim"]
+Fit: TypeAlias = Callable[[], Callable[[], Rows]]  # fits, and gives what rebuilds the rows from their codes
+PAIRS = {  # what ours is called, and beside which peers it stands
+    "residual k-means": ("faiss ResidualQuantizer", "vector-quantize-pytorch"),
+    "product": ("faiss ProductQuantizer",),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """A way to fit, and what it makes of the rows: called once for its seconds, then `rebuilt` for its error."""
+class Found:
+    """The best seconds of a way to fit, and its squared error relative to the variance."""
 
-    fit: Callable[[], Callable[[], Rows]]
-
-    def error(self, rows: Rows) -> float:
-        """Squared error relative to the variance, after one fit."""
-        rebuilt = self.fit()()
-        return float(np.square(rows - rebuilt).sum() / np.square(rows - rows.mean(0)).sum())
+    seconds: float
+    error: float
 
 
 def main() -> None:
-    args = bench_options(__doc__.splitlines()[0], out="out/bench_quantizers").parse_args()
+    parser = bench_options(__doc__.splitlines()[0], out="out/bench_quantizers")
+    parser.add_argument("--rounds", type=int, default=2, help="how often everything is fitted (default: 2)")
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
     faiss.omp_set_num_threads(args.threads)
     measured = []
     for number in QUICK_SCALES if args.quick else SCALES:
-        measured += measure(planted(number, args.seed), args.seed, 1 if args.quick else 3)
+        measured += measure(planted(number, args.seed), args.seed, 1 if args.quick else args.rounds)
     details = {"dim": DIM, "books": BOOKS, "size": SIZE, "iterations": ITERATIONS}
     write_bench(args.out / "bench.json", measured, {**details, "faiss": faiss.__version__})
     print("\n".join(line.text for line in measured))
@@ -67,28 +72,47 @@ def planted(number: int, seed: int) -> Rows:
     return (rows / rows.std()).astype(np.float32)
 
 
-def measure(rows: Rows, seed: int, repeats: int) -> list[Measured]:
-    """Seconds and errors of ours beside each peer."""
+def measure(rows: Rows, seed: int, rounds: int) -> list[Measured]:
+    """Seconds and errors of ours beside each peer; all ways take turns."""
     residual = RQKMeansConfig(num_codebooks=BOOKS, codebook_size=SIZE, iterations=ITERATIONS)
     product = PQConfig(num_codebooks=BOOKS, codebook_size=SIZE, iterations=ITERATIONS)
-    mine, blocks = ours(residual, rows, seed), ours(product, rows, seed)
+    ways = {
+        "residual k-means": ours(residual, rows, seed),
+        "product": ours(product, rows, seed),
+        "faiss ResidualQuantizer": faiss_residual(rows),
+        "vector-quantize-pytorch": library_residual(rows, seed),
+        "faiss ProductQuantizer": faiss_product(rows),
+    }
+    found = in_turns(ways, rows, rounds)
     return [
-        *beside("residual k-means", "faiss ResidualQuantizer", rows, mine, faiss_residual(rows), repeats),
-        *beside("residual k-means", "vector-quantize-pytorch", rows, mine, library_residual(rows, seed), repeats),
-        *beside("product", "faiss ProductQuantizer", rows, blocks, faiss_product(rows), repeats),
+        line
+        for what, peers in PAIRS.items()
+        for peer in peers
+        for line in beside(f"{what}, {len(rows):,} rows", peer, found[what], found[peer])
     ]
 
 
-def beside(what: str, against: str, rows: Rows, our: Fit, their: Fit, repeats: int) -> list[Measured]:
-    errors = our.error(rows), their.error(rows)
-    seconds = take_turns(our.fit, their.fit, repeats)
-    title = f"{what}, {len(rows):,} rows"
-    figures = (("fit", seconds, "s"), ("error", errors, "of the variance"))
+def in_turns(ways: Mapping[str, Fit], rows: Rows, rounds: int) -> dict[str, Found]:
+    """Every way once a round; the error is that of its last fit."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    rebuilds: dict[str, Callable[[], Rows]] = {}
+    for _ in range(rounds):
+        for name, fit in ways.items():
+            start = perf_counter()
+            rebuilds[name] = fit()
+            seconds[name].append(perf_counter() - start)
+    spread = float(np.square(rows - rows.mean(0)).sum())
+    return {
+        name: Found(min(seconds[name]), float(np.square(rows - rebuild()).sum()) / spread)
+        for name, rebuild in rebuilds.items()
+    }
+
+
+def beside(what: str, against: str, mine: Found, theirs: Found) -> list[Measured]:
+    figures = (("fit", mine.seconds, theirs.seconds, "s"), ("error", mine.error, theirs.error, "of the variance"))
     return [
-        Measured(
-            what=f"{name}: {title}", against=against, ours=pair[0], peer=pair[1], unit=unit, higher_is_better=False
-        )
-        for name, pair, unit in figures
+        Measured(what=f"{name}: {what}", against=against, ours=our, peer=peer, unit=unit, higher_is_better=False)
+        for name, our, peer, unit in figures
     ]
 
 
@@ -98,7 +122,7 @@ def ours(config: QuantizerConfig, rows: Rows, seed: int) -> Fit:
         quantizer.fit(rows, seed=seed)
         return lambda: quantizer.decode(quantizer.encode(rows))
 
-    return Fit(fit)
+    return fit
 
 
 def faiss_residual(rows: Rows) -> Fit:
@@ -108,7 +132,7 @@ def faiss_residual(rows: Rows) -> Fit:
         quantizer.train(rows)
         return lambda: quantizer.decode(quantizer.compute_codes(rows))
 
-    return Fit(fit)
+    return fit
 
 
 def faiss_product(rows: Rows) -> Fit:
@@ -118,7 +142,7 @@ def faiss_product(rows: Rows) -> Fit:
         quantizer.train(rows)
         return lambda: quantizer.decode(quantizer.compute_codes(rows))
 
-    return Fit(fit)
+    return fit
 
 
 def library_residual(rows: Rows, seed: int) -> Fit:
@@ -137,7 +161,7 @@ def library_residual(rows: Rows, seed: int) -> Fit:
         model.eval()
         return lambda: torch.cat([model(batch.unsqueeze(0))[0][0] for batch in given.split(BATCH)]).numpy()
 
-    return Fit(fit)
+    return fit
 
 
 if __name__ == "__main__":

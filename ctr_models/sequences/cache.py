@@ -6,8 +6,9 @@ from, 4 bytes each (`key_storage.history_bytes`). 2,000 events of two fields wit
     float32 400,000 bytes      bfloat16 208,000      int8 120,000
 
 and up to half as much again once events have been appended. float32 is exact. The others find `rescored` * k events by
-rounded keys and choose among these by float32 scores of keys looked up anew; int8 has a scale for each key. On a CPU
-rounding saves memory, not time: finding more events and scoring them again costs more than narrower keys save
+rounded keys and choose among these by float32 scores of keys looked up anew; int8 has a scale for each key. Where all
+candidates together would look up at least as many events as the user has, each event is looked up once and scored
+exactly for all, and rounded keys are not read. On a CPU rounding saves memory, not time
 (`scripts/bench_long_sequence.py`).
 
 Threads. One lock guards the table of users. It is held to read a reference, and by updates to copy rows (when a history
@@ -17,21 +18,19 @@ take effect in the order in which they get the lock.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from threading import Lock
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from ctr_models.checks import check_at_least
-from ctr_models.sequences.key_storage import LARGEST_ID, History, Rows, Storage, encode, score_tiles
+from ctr_models.sequences.key_storage import LARGEST_ID, History, KeysOf, Rows, Storage, encode, score_tiles
 from ctr_models.sequences.ordered_topk import MISSING, TopK, ordered_topk, running_topk
 from ctr_models.sequences.separable import by_column
-
-KeysOf: TypeAlias = Callable[[Int64[Tensor, "events fields"]], Tensor]  # ids -> keys (events, width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,10 +187,13 @@ class UserKeyCache:
         events, length = history.events, len(history)
         bias = None if self._bias is None else by_column(self._bias, length)
         rescored = self.config.rescored if self.config.storage != "float32" else 0
-        tiles = score_tiles(queries, events, bias, rounded=rescored > 0)
-        found = running_topk(tiles, max(k, min(rescored * k, length)))
-        if rescored:
-            found = self._rescored(events, found, queries, bias, k)
+        if not rescored:
+            found = running_topk(score_tiles(queries, events, bias), k)
+        elif len(queries) * rescored * k >= length:
+            found = running_topk(score_tiles(queries, events, bias, keys_of=self.keys_of), k)
+        else:
+            more = running_topk(score_tiles(queries, events, bias, rounded=True), rescored * k)
+            found = self._rescored(events, more, queries, bias, k)
         missing = found.indices.eq(MISSING)
         known = events.ids if length else events.ids.new_zeros(1, events.ids.shape[1])
         ids = known[found.indices.clamp(min=0)].long()
@@ -211,13 +213,9 @@ class UserKeyCache:
         k: int,
     ) -> TopK:
         """The k best of what was found by scores of exact keys. Columns ascend, so that equal scores stay in order."""
-        if not len(events.ids):
-            return TopK(found.scores[:, :k], found.indices[:, :k])
         columns = found.indices.sort(1).values
         places = columns.clamp(min=0)
-        few = places.numel() < len(events.ids)  # else each event is looked up once, for all candidates
-        looked_up = self.keys_of((events.ids[places.flatten()] if few else events.ids).long()).float()
-        keys = looked_up if few else looked_up.index_select(0, places.flatten())
+        keys = self.keys_of(events.ids[places.flatten()].long()).float()
         scores = torch.einsum("cw,cnw->cn", queries, keys.view(*places.shape, -1))
         if bias is not None:
             scores = scores + bias[places]

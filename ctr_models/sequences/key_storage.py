@@ -1,6 +1,6 @@
 """Keys of one user's events in float32, bfloat16 or int8, with room to grow: what `cache.UserKeyCache` keeps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, assert_never
 
@@ -9,6 +9,7 @@ from jaxtyping import BFloat16, Float32, Int8, Int32, Int64
 from torch import Tensor
 
 Storage: TypeAlias = Literal["float32", "bfloat16", "int8"]
+KeysOf: TypeAlias = Callable[[Int64[Tensor, "events fields"]], Tensor]  # ids -> keys (events, width)
 LARGEST_ID = 2**31 - 1
 TILE = 8192  # events that are scored at a time
 
@@ -128,15 +129,20 @@ def score_tiles(
     events: Rows,
     bias: Float32[Tensor, "length"] | None,
     *,
-    rounded: bool,
+    rounded: bool = False,
+    keys_of: KeysOf | None = None,
 ) -> Iterator[Float32[Tensor, "candidates _"]]:
-    """<query, key> + bias, `TILE` events at a time. `rounded`: products of bfloat16 keys may be bfloat16 as well."""
+    """<query, key> + bias, `TILE` events at a time. `rounded`: products of bfloat16 keys may be bfloat16 as well.
+    `keys_of`: by keys made anew from the ids, not by those stored.
+    """
     for start in range(0, max(1, len(events.ids)), TILE):
         tile = events.part(start, start + TILE)
-        if rounded and tile.keys.dtype == torch.bfloat16:
+        if keys_of is not None:
+            scores = queries @ keys_of(tile.ids.long()).float().T
+        elif rounded and tile.keys.dtype == torch.bfloat16:
             scores = (queries.bfloat16() @ tile.keys.T).float()
         else:
             scores = queries @ tile.keys.float().T
-        if tile.scales is not None:
+        if tile.scales is not None and keys_of is None:
             scores.mul_(tile.scales)
         yield scores if bias is None else scores.add_(bias[start : start + TILE])

@@ -15,7 +15,7 @@ def bench() -> ModuleType:
 
 
 def test_every_peer_stands_beside_ours_with_seconds_and_error(bench: ModuleType) -> None:
-    found = bench.measure(bench.planted(800, 0), 0, repeats=1)
+    found = bench.measure(bench.planted(800, 0), 0, rounds=1)
     lines = [(line.what.split(":")[0], line.against) for line in found]
     peers = ["faiss ResidualQuantizer", "vector-quantize-pytorch", "faiss ProductQuantizer"]
     assert lines == [(what, peer) for peer in peers for what in ("fit", "error")]
