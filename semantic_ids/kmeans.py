@@ -16,6 +16,8 @@ Init = Literal["k-means++", "random"]
 
 ROWS_PER_CODE = 10
 _SEEDING_ROWS_PER_CODE = 64
+_CHUNK, _CPU_CHUNK = 16_384, 2_048  # rows at a time: on a CPU, what stays in its caches with the distances
+_CACHED = 2**17  # numbers of a piece that a CPU works on at a time
 
 
 class FewRowsWarning(UserWarning):
@@ -39,13 +41,14 @@ def kmeans(
     init: Init = "k-means++",
     balanced: bool = False,
     slack: float = 1.0,
-    chunk: int = 16_384,
+    chunk: int | None = None,
 ) -> KMeans:
     """Lloyd's algorithm on `rows`; deterministic given the generator (a CPU one, whatever the device of the rows).
 
     An empty cluster is moved to the row that lies farthest from its own centroid, so there are no dead and, on distinct
     rows, no duplicate centroids. `balanced` caps every cluster at ceil(slack * rows / codes) rows (see
-    `capped_assignment`; needs rows x codes floats).
+    `capped_assignment`; needs rows x codes floats). `chunk`: rows whose distances exist at a time; None: what suits
+    the device.
 
     Refuses fewer rows than codes with a `ValueError`; warns with `FewRowsWarning` below ten rows a code.
     When there are fewer *distinct* rows than codes, the codes left over repeat the last centroid and stay unused.
@@ -95,10 +98,10 @@ def squared_distances(
 
 
 def nearest(
-    rows: Float[Tensor, "rows dim"], centroids: Float[Tensor, "codes dim"], chunk: int = 16_384
+    rows: Float[Tensor, "rows dim"], centroids: Float[Tensor, "codes dim"], chunk: int | None = None
 ) -> Int64[Tensor, " rows"]:
     """Index of the nearest centroid of each row; the lowest index wins a tie."""
-    return torch.cat([squared_distances(piece, centroids).argmin(1) for piece in torch.split(rows, chunk)])
+    return torch.cat([squared_distances(piece, centroids).argmin(1) for piece in _pieces(rows, chunk)])
 
 
 def seed_centroids(
@@ -166,12 +169,12 @@ def group_means(
     return torch.where(counts > 0, sums / counts.clamp_min(1), previous)
 
 
-def _assign(rows: Tensor, centroids: Tensor, capacity: int | None, chunk: int) -> tuple[Tensor, Tensor]:
+def _assign(rows: Tensor, centroids: Tensor, capacity: int | None, chunk: int | None) -> tuple[Tensor, Tensor]:
     if capacity is not None:
         costs = squared_distances(rows, centroids)
         codes = capped_assignment(costs, capacity)
         return codes, costs.gather(1, codes.unsqueeze(1)).squeeze(1)
-    pairs = [squared_distances(piece, centroids).min(1) for piece in torch.split(rows, chunk)]
+    pairs = [squared_distances(piece, centroids).min(1) for piece in _pieces(rows, chunk)]
     return torch.cat([pair.indices for pair in pairs]), torch.cat([pair.values for pair in pairs])
 
 
@@ -188,5 +191,12 @@ def _repair_empty(rows: Tensor, centroids: Tensor, codes: Tensor, distances: Ten
 
 
 def _exact_distances(rows: Tensor, point: Tensor) -> Tensor:
-    """By differences, not by a product: exactly zero for equal rows, which seeding and repair rely on."""
-    return (rows - point).square().sum(1)
+    """By differences, not by a product: exactly zero for equal rows, which seeding and repair rely on. On a CPU in
+    pieces: fresh memory for all differences costs several times the sums.
+    """
+    pieces = (rows,) if rows.is_cuda else torch.split(rows, max(1, _CACHED // rows.shape[1]))
+    return torch.cat([(piece - point).square_().sum(1) for piece in pieces])
+
+
+def _pieces(rows: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
+    return torch.split(rows, chunk or (_CHUNK if rows.is_cuda else _CPU_CHUNK))

@@ -33,6 +33,7 @@ from llm_rec.training.checkpoint import (
     save_weights,
 )
 from llm_rec.training.groups import GroupParameters, optimizer_groups
+from llm_rec.training.memory import keep_freed_memory
 from llm_rec.training.optimizers import build_optimizer, drop_vanished_moments, row_optimizers
 from llm_rec.training.random_state import generators_untouched, read_generators, seed_generators, write_generators
 from llm_rec.training.schedule import count_plateaus, learning_rate_factor
@@ -109,6 +110,8 @@ class Loop(Generic[BatchT]):
         self.config, self.folder, self.source, self.validate = config, folder, source, validate
         self.accelerator = _accelerator(config, folder)
         self.device: torch.device = self.accelerator.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.module = task.module.to(self.device)
         chosen = optimizer_groups(
