@@ -158,7 +158,8 @@ class Point:
 
 WITH_MLP = tuple(Point(embedding_l2=l2, dropout=dropout) for l2, dropout in ((0.05, 0.0), (0.05, 0.4), (0.0, 0.4)))
 WITHOUT_MLP = tuple(
-    Point(embedding_l2=l2, dropout=0.0, start=start) for l2, start in ((1e-4, 0.01), (0.05, 0.01), (0.0, 0.1), (1e-4, 0.1))
+    Point(embedding_l2=l2, dropout=0.0, start=start)
+    for l2, start in ((1e-4, 0.01), (0.05, 0.01), (0.0, 0.1), (1e-4, 0.1))
 )
 
 
