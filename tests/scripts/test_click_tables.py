@@ -87,7 +87,7 @@ def test_the_best_setting_by_validation_gets_all_seeds_and_pfl_is_tested(
     rows = ["FM", "PFL", "DCNv2 (BARS setting)"]
     assert run(ipa, [frappe], tmp_path, "--seeds", "2", "--rows", *rows) == 0
     tuning = json.loads((tmp_path / "tuning.json").read_text())
-    for name, number in {"FM": 2, "PFL": 3}.items():
+    for name, number in {"FM": 4, "PFL": 3}.items():
         tried = {entry["candidate"]: entry["validation"] for entry in tuning["tried"] if entry["row"] == name}
         assert len(tried) == number
         assert tried[tuning["chosen"][name]] == max(tried.values())
@@ -99,7 +99,7 @@ def test_the_best_setting_by_validation_gets_all_seeds_and_pfl_is_tested(
     assert "| DCNv2 (BARS, published) | 5 | 0.98382 ± 0.00043 |" in text
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
-    assert len(before) == (2 + 1) + (3 + 1) + 2  # seed 0 of the chosen is a cell of the tuning
+    assert len(before) == (4 + 1) + (3 + 1) + 2  # seed 0 of the chosen is a cell of the tuning
     assert run(ipa, [frappe], tmp_path, "--seeds", "2", "--rows", *rows) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == before
     assert (tmp_path / "table.md").read_text() == text
@@ -115,7 +115,7 @@ def test_every_preset_builds_and_is_tuned_by_dropout_where_it_has_any(
     for name in ipa.PRESETS:
         points = ipa.grid(name, 10)
         with_dropout = ipa.preset(name, 10, 0.4) != ipa.preset(name, 10, 0.0)
-        assert len(set(points)) == (3 if with_dropout else 2)
+        assert len(set(points)) == (3 if with_dropout else 4)
         assert any(point.dropout for point in points) == with_dropout
         model = build_click_model(ipa.method(ipa.preset(name, 10, 0.0), points[0], args), log.schema)
         assert torch.isfinite(model(batch)).all(), name
