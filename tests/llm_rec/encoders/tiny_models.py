@@ -1,5 +1,6 @@
 """Tiny real models, built from a config and saved as folders that the loaders open like any other model."""
 
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -23,11 +24,16 @@ def make_bert(folder: Path, texts: list[str]) -> Path:
     """A BERT-like sentence model (mean pooling, length 1) in sentence-transformers' own folder layout."""
     from sentence_transformers import SentenceTransformer
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    letters = sorted(set("".join(words)))
+    # counted here: a trained vocabulary is another one in every process, and so would the model be
+    frequent = sorted(words, key=lambda word: (-words[word], word))
+    pieces = list(dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *frequent]))[:300]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
