@@ -138,11 +138,11 @@ def score_tiles(
     for start in range(0, max(1, len(events.ids)), TILE):
         tile = events.part(start, start + TILE)
         if keys_of is not None:
-            scores = queries @ keys_of(tile.ids.long()).float().T
-        elif rounded and tile.keys.dtype == torch.bfloat16:
+            tile = Rows(tile.ids, keys_of(tile.ids.long()), None)
+        if rounded and tile.keys.dtype == torch.bfloat16:
             scores = (queries.bfloat16() @ tile.keys.T).float()
         else:
             scores = queries @ tile.keys.float().T
-        if tile.scales is not None and keys_of is None:
+        if tile.scales is not None:
             scores.mul_(tile.scales)
         yield scores if bias is None else scores.add_(bias[start : start + TILE])

@@ -20,8 +20,6 @@ def test_each_way_is_measured_in_a_process_of_its_own(bench: ModuleType, tmp_pat
     assert (milliseconds.unit, faults.unit) == ("ms", "faults")
     assert milliseconds.ours > 0
     assert milliseconds.peer > 0
-    assert faults.ours >= 1
-    assert faults.peer >= 1
 
 
 def test_only_one_way_keeps_memory(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
