@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Generic
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, LoggerType, broadcast
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from ctr_models.optim import RowSums, clip_gradient_norm_, scale_gradients_
 from llm_rec.artifacts import write_bytes
-from llm_rec.codec import Plain, to_plain
+from llm_rec.codec import Plain
 from llm_rec.errors import TrainingError
 from llm_rec.progress import progress
 from llm_rec.training.checkpoint import (
@@ -32,8 +29,8 @@ from llm_rec.training.checkpoint import (
     run_fingerprint,
     save_weights,
 )
+from llm_rec.training.devices import build_accelerator
 from llm_rec.training.groups import GroupParameters, optimizer_groups
-from llm_rec.training.memory import keep_freed_memory
 from llm_rec.training.optimizers import build_optimizer, drop_vanished_moments, row_optimizers
 from llm_rec.training.random_state import generators_untouched, read_generators, seed_generators, write_generators
 from llm_rec.training.schedule import count_plateaus, learning_rate_factor
@@ -108,10 +105,8 @@ class Loop(Generic[BatchT]):
         if config.schedule == "plateau" and validate is None:
             raise TrainingError("schedule 'plateau' needs a validation, and none was given; pass validate or another")
         self.config, self.folder, self.source, self.validate = config, folder, source, validate
-        self.accelerator = _accelerator(config, folder)
+        self.accelerator = build_accelerator(config, folder)
         self.device: torch.device = self.accelerator.device
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.module = task.module.to(self.device)
         chosen = optimizer_groups(
@@ -396,32 +391,6 @@ class Loop(Generic[BatchT]):
                 raise TrainingError(
                     f"{best} is gone, and the checkpoints beside it need it; remove {self.checkpoints.path}"
                 )
-
-
-def _accelerator(config: TrainerConfig, folder: Path | None) -> Accelerator:
-    cpu = config.device == "cpu" or not torch.cuda.is_available()
-    if cpu and config.precision == "fp16":
-        raise TrainingError("precision fp16 needs a GPU, and this run is on the CPU; use precision bf16 or no")
-    for name in config.trackers:
-        if name not in LoggerType.list():
-            raise TrainingError(f"unknown tracker {name!r}; Accelerate knows {', '.join(LoggerType.list())}")
-        if LoggerType(name) not in get_available_trackers():
-            raise TrainingError(f"tracker {name!r} is not installed; install its package or leave it out of trackers")
-    # Accelerate's state is global, but a second run in this process may ask for another precision or device.
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    GradientState._reset_state()
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=config.precision,
-        log_with=list(config.trackers) or None,
-        project_dir=folder,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    if config.trackers:
-        plain = to_plain(config)
-        flat = plain if isinstance(plain, dict) else {}
-        accelerator.init_trackers("llm-rec", {k: v if isinstance(v, int | float) else str(v) for k, v in flat.items()})
-    return accelerator
 
 
 def _monitored(history: Sequence[Mapping[str, Plain]], monitor: str) -> Iterator[float]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from llm_rec.metrics.classification import ClickMetrics, click_metrics
 from llm_rec.training.groups import GroupParameters
 from llm_rec.training.task import BatchSource, Movable, StepLoss
-from llm_rec.training.trainer import TrainerConfig
+from llm_rec.training.trainer import DeviceChoice, TrainerConfig
 
 Batch_contra = TypeVar("Batch_contra", contravariant=True)
 BatchT = TypeVar("BatchT", bound=Movable)
@@ -65,7 +65,7 @@ class OnlineConfig:
     window: int = 100
     num_buckets: int = 10
     seed: int = 0
-    device: Literal["auto", "cpu"] = "auto"
+    device: DeviceChoice = "auto"
 
     def __post_init__(self) -> None:
         for name, value in (("window", self.window), ("num_buckets", self.num_buckets)):

@@ -26,8 +26,8 @@ from llm_rec.training.checkpoint import (
     run_fingerprint,
     save_tensors,
 )
+from llm_rec.training.devices import training_device
 from llm_rec.training.groups import GroupParameters, optimizer_groups
-from llm_rec.training.memory import keep_freed_memory
 from llm_rec.training.online import BatchT, OnlineConfig, OnlineResult, OnlineTask, RowWeights, Window
 from llm_rec.training.optimizers import build_optimizer, row_optimizers
 from llm_rec.training.random_state import generators_untouched, read_generators, seed_generators, write_generators
@@ -52,9 +52,7 @@ class OnePass(Generic[BatchT]):
         if len(source) == 0:
             raise TrainingError("the source has no batch; there is nothing to train on")
         self.config, self.task, self.source, self.weights = config, task, source, weights
-        self.device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        self.device = training_device(config.device)
         self.module = task.module.to(self.device)
         chosen = optimizer_groups(
             self.module, groups, weight_decay=config.weight_decay, learning_rate=config.learning_rate

@@ -25,6 +25,7 @@ from llm_rec.training.task import BatchSource, Movable, Task
 
 BatchT = TypeVar("BatchT", bound=Movable)
 Precision: TypeAlias = Literal["no", "bf16", "fp16"]
+DeviceChoice: TypeAlias = Literal["auto", "cpu"]
 Validate = Callable[[], Mapping[str, float]]
 OPERATIONAL = ("trackers", "checkpoint_every")  # these change no number, so a rerun may change them
 
@@ -55,7 +56,7 @@ class TrainerConfig:
     optimizer: Literal["adamw", "adam"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    device: Literal["auto", "cpu"] = "auto"
+    device: DeviceChoice = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("accumulation", 1), ("eval_every", 1), ("warmup_steps", 0), ("seed", 0)):
