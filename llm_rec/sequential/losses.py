@@ -76,6 +76,31 @@ def sampled_softmax(
     return F.softplus(rest - positive).mean()
 
 
+def shared_softmax(
+    states: Float[Tensor, "targets dim"],
+    positive: Float[Tensor, "targets"],
+    negatives: Float[Tensor, "number dim"],
+    *,
+    pos_log_q: Float[Tensor, "targets"] | None = None,
+    neg_log_q: Float[Tensor, "number"] | None = None,
+    target_ids: Int64[Tensor, "targets"] | None = None,
+    negative_ids: Int64[Tensor, "number"] | None = None,
+    max_logits: int = 2**24,
+) -> Float[Tensor, ""]:
+    """`sampled_softmax` of `states @ negatives.T`, for negatives that all targets share; with both ids, negatives whose
+    id is that of the row's target are left out.
+
+    Logits of negatives are in memory once, about `max_logits` at a time, and gradients are computed in the same pass.
+    """
+    if pos_log_q is not None:
+        positive = positive - pos_log_q
+    chunk = max(1, max_logits // len(negatives))
+    loss = _SharedSoftmax.apply(  # type: ignore[no-untyped-call]
+        states, positive, negatives, neg_log_q, target_ids, negative_ids, chunk
+    )
+    return cast(Tensor, loss)
+
+
 def cross_entropy(
     states: Float[Tensor, "targets dim"],
     items: Float[Tensor, "items_plus_one dim"],
@@ -96,6 +121,54 @@ def cross_entropy(
 def at_least_float32(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Logits in the precision that sums of exponentials need, whatever mixed precision made of them."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class _SharedSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        states: Tensor,
+        positive: Tensor,
+        negatives: Tensor,
+        log_q: Tensor | None,
+        target_ids: Tensor | None,
+        negative_ids: Tensor | None,
+        chunk: int,
+    ) -> Tensor:
+        state_grad, positive_grad = torch.empty_like(states), torch.empty_like(positive)
+        negative_grad = torch.zeros_like(negatives)
+        total = positive.new_zeros(())
+        wanted = states.requires_grad or positive.requires_grad or negatives.requires_grad
+        for first in range(0, len(states), chunk):
+            part = slice(first, first + chunk)
+            u = states[part]
+            logits = at_least_float32(u @ negatives.T)
+            if log_q is not None:
+                logits -= log_q
+            if target_ids is not None and negative_ids is not None:
+                logits.masked_fill_(negative_ids == target_ids[part, None], -torch.inf)
+            rest = torch.logsumexp(logits, dim=1)
+            with torch.set_grad_enabled(wanted):
+                margin = (rest - positive[part]).detach().requires_grad_(wanted)
+                loss = F.softplus(margin).sum() / len(states)
+            total += loss.detach()
+            if not wanted:
+                continue
+            (slope,) = torch.autograd.grad(loss, margin)
+            positive_grad[part] = -slope
+            rest = rest.clamp_min(torch.finfo(rest.dtype).min)[:, None]  # -inf where all negatives are left out
+            error = logits.sub_(rest).exp_().mul_(slope[:, None])
+            state_grad[part] = error @ negatives.to(error.dtype)
+            negative_grad += (u.to(error.dtype).T @ error).T
+        if wanted:
+            ctx.save_for_backward(state_grad, positive_grad, negative_grad)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
+        state_grad, positive_grad, negative_grad = ctx.saved_tensors  # type: ignore[attr-defined]
+        return state_grad * grad, positive_grad * grad, negative_grad * grad, None, None, None, None
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

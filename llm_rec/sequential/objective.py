@@ -101,6 +101,8 @@ def sampled_loss(
     if isinstance(config, SampledSoftmaxConfig):
         states = states / config.temperature
     positive = losses.at_least_float32((states * target).sum(dim=-1))
+    if isinstance(config, SampledSoftmaxConfig) and negative.dim() == 2:
+        return _shared_softmax(config, states, positive, negative, batch)
     products = states @ negative.T if negative.dim() == 2 else (negative @ states[:, :, None]).squeeze(-1)
     logits = losses.at_least_float32(products)
     match config:
@@ -129,18 +131,39 @@ def _sampled_softmax(
     negative: Float[Tensor, "targets number"],
     batch: SequenceBatch,
 ) -> Float[Tensor, ""]:
-    negatives, neg_log_q = negatives_of(batch, config), batch.neg_log_q
-    if config.log_q != "none" and (batch.pos_log_q is None or neg_log_q is None):
-        raise ConfigError(f"log_q={config.log_q!r} needs log probabilities in the batch; set log_q of the negatives")
-    if config.log_q == "negatives" and neg_log_q is not None:
-        neg_log_q = neg_log_q + math.log(negatives.shape[-1])
-    return losses.sampled_softmax(
+    pos_log_q, neg_log_q = _corrections(config, batch)
+    hits = negatives_of(batch, config) == batch.targets[:, None] if config.remove_hits else None
+    return losses.sampled_softmax(positive, negative, pos_log_q=pos_log_q, neg_log_q=neg_log_q, hits=hits)
+
+
+def _shared_softmax(
+    config: SampledSoftmaxConfig,
+    states: Float[Tensor, "targets width"],
+    positive: Float[Tensor, "targets"],
+    negative: Float[Tensor, "number width"],
+    batch: SequenceBatch,
+) -> Float[Tensor, ""]:
+    pos_log_q, neg_log_q = _corrections(config, batch)
+    return losses.shared_softmax(
+        states,
         positive,
         negative,
-        pos_log_q=batch.pos_log_q if config.log_q == "both" else None,
-        neg_log_q=neg_log_q if config.log_q != "none" else None,
-        hits=negatives == batch.targets[:, None] if config.remove_hits else None,
+        pos_log_q=pos_log_q,
+        neg_log_q=neg_log_q,
+        target_ids=batch.targets if config.remove_hits else None,
+        negative_ids=negatives_of(batch, config) if config.remove_hits else None,
     )
+
+
+def _corrections(config: SampledSoftmaxConfig, batch: SequenceBatch) -> tuple[Tensor | None, Tensor | None]:
+    """Log probabilities of targets and of negatives to subtract, each None where none is."""
+    if config.log_q == "none":
+        return None, None
+    if batch.pos_log_q is None or batch.neg_log_q is None:
+        raise ConfigError(f"log_q={config.log_q!r} needs log probabilities in the batch; set log_q of the negatives")
+    if config.log_q == "both":
+        return batch.pos_log_q, batch.neg_log_q
+    return None, batch.neg_log_q + math.log(negatives_of(batch, config).shape[-1])
 
 
 def _check_temperature(temperature: float) -> None:

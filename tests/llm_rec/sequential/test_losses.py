@@ -93,6 +93,30 @@ def test_correcting_every_item_drawn_in_proportion_recovers_the_full_softmax():
     agree(loss, naive, [positive, scores])
 
 
+@pytest.mark.parametrize("max_logits", [1, 7, 20, 10_000])
+@pytest.mark.parametrize("corrected", [False, True])
+def test_shared_softmax_equals_sampled_softmax_of_the_products(max_logits, corrected):
+    """The third target's id is that of every negative, so that no negative is left for it."""
+    states, vectors, positive = logits(5, 4), logits(3, 4, seed=1), logits(5, seed=2)
+    targets, drawn = torch.tensor([2, 9, 4, 6, 4]), torch.tensor([4, 4, 4])
+    for ids in (drawn, torch.tensor([9, 4, 9])):
+        q = {"pos_log_q": logits(5, seed=3).detach(), "neg_log_q": logits(3, seed=4).detach()} if corrected else {}
+        hits = ids == targets[:, None]
+        plain = losses.sampled_softmax(positive, states @ vectors.T, hits=hits, **q)
+        ours = losses.shared_softmax(
+            states, positive, vectors, target_ids=targets, negative_ids=ids, max_logits=max_logits, **q
+        )
+        agree(3 * ours, 3 * plain, [states, positive, vectors])
+
+
+def test_shared_softmax_without_ids_keeps_every_negative_and_needs_no_gradients():
+    states, vectors, positive = logits(5, 4), logits(3, 4, seed=1), logits(5, seed=2)
+    plain = losses.sampled_softmax(positive, states @ vectors.T)
+    agree(losses.shared_softmax(states, positive, vectors), plain, [states, positive, vectors])
+    alone = losses.shared_softmax(states.detach(), positive.detach(), vectors.detach())
+    assert alone.item() == pytest.approx(plain.item(), abs=1e-12)
+
+
 @pytest.mark.parametrize("max_logits", [1, 9, 25, 10_000])
 def test_chunked_cross_entropy_equals_the_plain_one_for_any_chunk(max_logits):
     states, items = logits(7, 4), logits(9, 4, seed=1)
@@ -127,6 +151,16 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.numel = max(self.numel, tensor.numel())
         return result
+
+
+def test_shared_softmax_never_holds_more_logits_than_allowed():
+    states, vectors, positive = logits(200, 4), logits(100, 4, seed=1), logits(200, seed=2)
+    with LargestTensor() as largest:
+        losses.shared_softmax(states, positive, vectors, max_logits=1000).backward()
+    assert largest.numel == 1000
+    with LargestTensor() as plain:
+        losses.sampled_softmax(positive, states @ vectors.T).backward()
+    assert plain.numel == 20_000
 
 
 def test_chunked_cross_entropy_never_holds_more_logits_than_allowed():
