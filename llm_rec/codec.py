@@ -181,9 +181,10 @@ def _build(hint: Any, plain: object, path: str) -> object:  # type hints are val
 def _build_dataclass(cls: type, plain: object, path: str) -> object:
     if isinstance(plain, cls):
         return plain
-    if not isinstance(plain, Mapping):
-        raise ConfigError(f"{path or cls.__name__}: expected settings of {cls.__name__}, got {plain!r}")
     known = {f.name: f for f in fields(cls) if f.init}
+    if not isinstance(plain, Mapping):
+        keys = ", ".join(known) or "no keys"
+        raise ConfigError(f"{path or cls.__name__}: expected settings of {cls.__name__} ({keys}), got {plain!r}")
     hints = _hints(cls)
     values = {}
     for key, item in plain.items():

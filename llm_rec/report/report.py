@@ -174,7 +174,7 @@ class Comparison:
             if report.counts != first.counts:
                 raise ConfigError(
                     f"{report.name} and {first.name} were evaluated on different targets "
-                    f"({report.counts} and {first.counts}); evaluate both on the same split and slices"
+                    f"({_first_unequal(report, first)}); evaluate both on the same split and slices"
                 )
 
     def save(self, folder: Path) -> Path:
@@ -239,6 +239,18 @@ class Comparison:
 
     def _title(self, part: str) -> str:
         return f"{part} targets, full ranking" if self.task == "ranking" else f"{part} rows of one click log"
+
+
+def _first_unequal(a: Report, b: Report) -> str:
+    """Where the targets of two reports begin to differ."""
+    ours, theirs = ({(p, s): n for p, found in r.counts.items() for s, n in found.items()} for r in (a, b))
+    for part, name in {**theirs, **ours}:
+        counts = [counted[part, name] for counted in (ours, theirs) if (part, name) in counted]
+        if len(counts) == 1:
+            return f"only {(a if (part, name) in ours else b).name} has the slice {name!r} of {part}"
+        if counts[0] != counts[1]:
+            return f"slice {name!r} of {part}: {counts[0]:,} and {counts[1]:,}"
+    return "one has a part without slices"
 
 
 def slice_title(name: str) -> str:

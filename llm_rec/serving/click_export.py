@@ -4,8 +4,10 @@ Exported models take encoded rows: of the inputs ``ids`` (int64), ``numbers`` an
 schema has, in this order, as `ClickScorer.encode` lays them out; they give one probability a row.
 """
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -104,14 +106,27 @@ def _write(program: torch.export.ExportedProgram, path: Path, form: Format, name
         with path.open("wb") as file:
             torch.export.save(program, file)
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns of torch's own deprecations
+    with _quiet_exporter():
         made = torch.onnx.export(
             program, dynamo=True, input_names=names, output_names=[OUTPUT], external_data=False, verbose=False
         )
     if made is None:
         raise ConfigError("torch made no ONNX program of this model; export it as pt2")
     made.save(str(path))
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without what torch's exporter says of its own deprecations and of operators of packages that are not needed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -130,7 +130,7 @@ def test_values_already_built_pass_through():
         ({"main": {"kind": "long_line", "length": 1, "style": "doted"}}, "main.style: 'doted' is not one of 'solid', "),
         ({"only": {"radius": -1}}, "only: radius must be positive, got -1.0"),
         ({"only": {"radius": "wide"}}, "only.radius: expected float, got 'wide'"),
-        ({"only": 3}, "only: expected settings of CircleConfig, got 3"),
+        ({"only": 3}, "only: expected settings of CircleConfig (radius), got 3"),
         ({"main": "circle"}, "main: 'circle' fits none of CircleConfig, LongLineConfig"),
         ({"colour": "green"}, "colour: 'green' is not one of 'red', 'blue'"),
         ({"size": [1]}, "size: expected 2 values, got 1"),
@@ -140,7 +140,7 @@ def test_values_already_built_pass_through():
         ({"title": 3}, "title: 3 fits none of str, tuple"),
         ({"on": 1}, "on: expected bool, got 1"),
         ({"deep": [[1], [2, "x"]]}, "deep[1][1]: expected int, got 'x'"),
-        ([], "PictureConfig: expected settings of PictureConfig, got []"),
+        ([], "PictureConfig: expected settings of PictureConfig (main, others, maybe, "),
     ],
 )
 def test_errors_name_the_path_the_value_and_the_repair(plain, message):

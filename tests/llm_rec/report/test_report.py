@@ -84,9 +84,17 @@ def test_a_part_that_was_not_evaluated_is_an_error(comparison):
 
 def test_models_with_different_targets_cannot_be_compared(comparison):
     first, second = comparison.reports[:2]
-    other = replace(second, counts={"test": {**second.counts["test"], "unseen": 1}})
-    with pytest.raises(ConfigError, match=r"SASRec \(text\) and SASRec \(id\) were evaluated on different targets"):
-        Comparison(reports=(first, other))
+    counts = second.counts["test"]
+    fewer, less = {**counts, "all": 1}, {name: n for name, n in counts.items() if name != "warm"}
+    for test, more, place in (
+        (fewer, {}, r"slice 'all' of test: 1 and 300"),
+        (less, {}, r"only SASRec \(id\) has the slice 'warm' of test"),
+        (counts, {"validation": {"all": 300}}, r"only SASRec \(text\) has the slice 'all' of validation"),
+    ):
+        other = replace(second, counts={"test": test, **more})
+        message = rf"SASRec \(text\) and SASRec \(id\) were evaluated on different targets \({place}\); evaluate both"
+        with pytest.raises(ConfigError, match=message):
+            Comparison(reports=(first, other))
 
 
 def test_two_models_of_one_name_cannot_be_compared(comparison):
