@@ -31,6 +31,7 @@ _SUFFIXES: dict[str, FileFormat] = {
 }
 _SHOWN = 5  # bad rows that an error message lists
 _EXACT = 2.0**53  # floats beyond this no longer tell neighbouring integers apart
+_TIMES = "give every row a number, a datetime or an ISO 8601 text such as 2024-05-31T12:00:00"
 _Scalar = str | int | float | np.integer | np.floating
 
 
@@ -292,16 +293,20 @@ def times_of(column: pd.Series, where: str) -> ClockTimes:
     """Clock times as numbers: numbers keep their own unit; datetimes and ISO 8601 texts become Unix seconds (UTC)."""
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return _datetimes(column, column, where)
-    if pd.api.types.is_numeric_dtype(column.dtype) or pd.to_numeric(column, errors="coerce").notna().all():
+    is_number = pd.to_numeric(column, errors="coerce").notna()
+    if pd.api.types.is_numeric_dtype(column.dtype) or is_number.all():
         return ClockTimes(numbers_of(column, where, "time"), 1)
     readable = column.map(lambda value: value if isinstance(value, str | date) else None).astype(object)
-    return _datetimes(pd.to_datetime(readable, format="ISO8601", utc=True, errors="coerce"), column, where)
+    times = pd.to_datetime(readable, format="ISO8601", utc=True, errors="coerce")
+    if is_number.sum() > times.notna().sum():
+        what = f"{where}: column {str(column.name)!r}: not a number like most times"
+        refuse_rows(~is_number.to_numpy(dtype=bool), column, what, _TIMES)
+    return _datetimes(times, column, where)
 
 
 def _datetimes(times: pd.Series, column: pd.Series, where: str) -> ClockTimes:
-    fix = "give every row a number, a datetime or an ISO 8601 text such as 2024-05-31T12:00:00"
     name = f"{where}: column {str(column.name)!r}"
-    refuse_rows(times.isna().to_numpy(dtype=bool), column, f"{name}: not a time", fix)
+    refuse_rows(times.isna().to_numpy(dtype=bool), column, f"{name}: not a time", _TIMES)
     naive = times if times.dt.tz is None else times.dt.tz_convert("UTC").dt.tz_localize(None)
     ticks = naive.to_numpy()
     one_second = np.array(1, dtype="timedelta64[s]").astype(ticks.dtype.str.replace("M8", "m8"))
