@@ -96,7 +96,7 @@ def test_correcting_every_item_drawn_in_proportion_recovers_the_full_softmax():
 @pytest.mark.parametrize("max_logits", [1, 7, 20, 10_000])
 @pytest.mark.parametrize("corrected", [False, True])
 def test_shared_softmax_equals_sampled_softmax_of_the_products(max_logits, corrected):
-    """The third target's id is that of every negative, so that no negative is left for it."""
+    """The id of the third and the fifth target is that of every negative of one draw, which leaves them none."""
     states, vectors, positive = logits(5, 4), logits(3, 4, seed=1), logits(5, seed=2)
     targets, drawn = torch.tensor([2, 9, 4, 6, 4]), torch.tensor([4, 4, 4])
     for ids in (drawn, torch.tensor([9, 4, 9])):
