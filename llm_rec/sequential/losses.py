@@ -148,7 +148,7 @@ class _SharedSoftmax(torch.autograd.Function):
             if target_ids is not None and negative_ids is not None:
                 logits.masked_fill_(negative_ids == target_ids[part, None], -torch.inf)
             rest = torch.logsumexp(logits, dim=1)
-            with torch.set_grad_enabled(wanted):
+            with torch.set_grad_enabled(wanted):  # its slope by autograd: to the bit that of `sampled_softmax`
                 margin = (rest - positive[part]).detach().requires_grad_(wanted)
                 loss = F.softplus(margin).sum() / len(states)
             total += loss.detach()
